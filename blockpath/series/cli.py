@@ -1,0 +1,141 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""``blockpath series``."""
+
+import pathlib
+
+import click
+
+from blockpath import paths
+from blockpath.series import fetch as fetching
+from blockpath.series import model
+from blockpath.series import progress
+from blockpath.series import refresh as refreshing
+from blockpath.series import target as targets
+from blockpath.series import trees as working
+
+RELEASE = click.option(
+    '--release', metavar='R', help='An OpenStack release of '
+    'patches/series.toml; its default when not given.')
+
+
+def load() -> model.Series:
+    return model.Series(paths.ROOT)
+
+
+def release_of(series: model.Series, release: str | None,
+               *trees: str) -> str:
+    """The release that is meant; raises for an unknown one or tree."""
+    name = release or series.default
+    for tree in trees:
+        series.pin(tree, name)
+    return name
+
+
+@click.group(context_settings={'help_option_names': ['-h', '--help']})
+def group() -> None:
+    """Fetch the releases, apply the patches, keep them in order.
+
+    A TREE is nova, cinder or os-brick. Exit codes: 0 done, or nothing to do;
+    1 failed, nothing changed; 2 wrong usage; 3 left alone, or not applied.
+    """
+
+
+@group.command()
+@click.argument('trees', metavar='[TREE]...', nargs=-1)
+@RELEASE
+def fetch(trees: tuple[str, ...], release: str | None) -> None:
+    """Download, verify and unpack the pristine releases.
+
+    Through pip, so its configured index, mirror and proxy count. The sha256
+    in patches/series.toml is compared before anything is unpacked. What is
+    there already is not downloaded again.
+    """
+    series = load()
+    wanted = trees or tuple(series.trees())
+    name = release_of(series, release, *wanted)
+    for tree in wanted:
+        progress.say(fetching.fetch(series, tree, name))
+
+
+@group.command()
+@click.argument('tree')
+@click.option('--to', metavar='DIR', type=click.Path(path_type=pathlib.Path),
+              help='A git clone of upstream, an unpacked sdist, or a '
+                   'site-packages folder; without it the tree in .trees.')
+@RELEASE
+@click.option('--reverse', is_flag=True, help='Undo it.')
+@click.option('--status', is_flag=True,
+              help='Only say how things stand; 0 when applied, else 3.')
+@click.pass_context
+def apply(ctx: click.Context, tree: str, to: pathlib.Path | None,
+          release: str | None, reverse: bool, status: bool) -> None:
+    """Apply the series to a tree: all of it or nothing.
+
+    In a git repository each patch becomes a commit. Hooks are applied by
+    content: exactly on the release they were made for, by a three-way merge
+    elsewhere, never by searching for a place that looks alike. Applying
+    twice changes nothing.
+    """
+    if reverse and status:
+        raise click.UsageError('give --reverse or --status, not both')
+    series = load()
+    name = release_of(series, release, tree)
+    if status:
+        _status(ctx, series, tree, name, to)
+        return
+    if to is None:
+        act = working.reverse if reverse else working.apply
+        result = act(series, tree, name)
+    else:
+        target = targets.open_target(series, tree, name, to)
+        result = target.reverse() if reverse else target.apply()
+    progress.say(result.message)
+    for path in result.merged:
+        progress.say(f'  merged into another version of {path}')
+
+
+def _status(ctx: click.Context, series: model.Series, tree: str, release: str,
+            to: pathlib.Path | None) -> None:
+    if to is None:
+        state = working.status(series, tree, release)
+    else:
+        state = targets.open_target(series, tree, release, to).status()
+    detail = f' ({state.detail})' if state.detail else ''
+    progress.say(f'{tree}: {state.state}{detail}')
+    if state.state != 'applied':
+        ctx.exit(3)
+
+
+@group.command()
+@click.argument('tree')
+@click.option('--force', is_flag=True,
+              help='Overwrite stored files that were edited here.')
+def refresh(tree: str, force: bool) -> None:
+    """Turn the commits in .trees/<release>/TREE into patches and files.
+
+    Edits of upstream's files become patches/TREE/<subject>.patch, files that
+    are new go to TREE/ at the same path, and patches/series.toml lists both.
+    Reword, reorder or squash with git rebase -i base, then refresh.
+    """
+    series = load()
+    release_of(series, None, tree)
+    lines = refreshing.refresh(series, tree, force)
+    for line in lines:
+        progress.say(line)
+    count = len(load().patches[tree])
+    unchanged = '' if lines else ', nothing changed'
+    progress.say(f'{tree}: {count} patches{unchanged}')
+    changed = working.open_tree(series, tree, series.default).changed()
+    if changed:
+        progress.note(f'{len(changed)} files are changed but not committed '
+                      f'there and are in no patch: {", ".join(changed[:3])}')
