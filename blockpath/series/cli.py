@@ -15,7 +15,10 @@ import pathlib
 
 import click
 
+from blockpath import errors
 from blockpath import paths
+from blockpath.series import check as checking
+from blockpath.series import export as exporting
 from blockpath.series import fetch as fetching
 from blockpath.series import model
 from blockpath.series import progress
@@ -139,3 +142,57 @@ def refresh(tree: str, force: bool) -> None:
     if changed:
         progress.note(f'{len(changed)} files are changed but not committed '
                       f'there and are in no patch: {", ".join(changed[:3])}')
+
+
+@group.command()
+@click.argument('to', metavar='DIR', type=click.Path(path_type=pathlib.Path))
+@click.option('--tree', 'trees', metavar='TREE', multiple=True,
+              help='Only this tree; may be given several times.')
+@click.option('--gerrit', is_flag=True,
+              help="Mails for git am and review: Change-Id, Signed-off-by.")
+@click.option('--quilt', is_flag=True,
+              help='-p1 patches and a series file, for packages.')
+@click.option('--kolla', is_flag=True,
+              help="-p0 patches of the code alone, for Kolla's images.")
+@RELEASE
+def export(to: pathlib.Path, trees: tuple[str, ...], gerrit: bool,
+           quilt: bool, kolla: bool, release: str | None) -> None:
+    """Write the series for other tools to DIR/<layout>/<tree>/.
+
+    Without --gerrit, --quilt or --kolla all three. DIR must be new or empty.
+    The commits' signer is git's user.name and user.email.
+    """
+    series = load()
+    wanted = list(trees or series.trees())
+    name = release_of(series, release, *wanted)
+    chosen = tuple(layout for layout, flag in zip(
+        exporting.LAYOUTS, (gerrit, quilt, kolla)) if flag)
+    for line in exporting.export(series, wanted, name,
+                                 chosen or exporting.LAYOUTS, to):
+        progress.say(line)
+
+
+@group.command()
+@click.argument('trees', metavar='[TREE]...', nargs=-1)
+def check(trees: tuple[str, ...]) -> None:
+    """Prove that the series is whole, in order and without drift.
+
+    Each file is stored and listed once; every patch applies exactly, with no
+    fuzz and no offset, to the pristine release; hooks have their form and
+    messages their reason; the trees in .trees hold what is stored.
+    """
+    series = load()
+    wanted = list(trees or series.trees())
+    release_of(series, None, *wanted)
+    report = checking.check(series, wanted)
+    for fact in report.facts:
+        progress.say(fact)
+    for warning in report.warnings:
+        progress.note(f'warning: {warning}')
+    for error in report.errors:
+        progress.note(f'error: {error}')
+    if report.errors:
+        raise errors.BlockpathError(
+            f'the series has {len(report.errors)} errors; the first: '
+            f'{report.errors[0]}')
+    progress.say('the series is in order')

@@ -89,6 +89,8 @@ class Series:
         self.default: str = content.get('default', '')
         self.releases = self._releases(content)
         self.patches = self._patches(content)
+        #: Tree -> how many lines its hooks may change, tests aside.
+        self.limits: dict[str, int] = content.get('hook-lines', {})
 
     def _load(self) -> dict[str, Any]:
         try:
