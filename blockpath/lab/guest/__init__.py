@@ -17,5 +17,6 @@ writes; ``blockpath.lab.writes`` watches and verifies that from the host.
 
 from blockpath.lab.guest.image import build
 from blockpath.lab.guest.image import GuestImage
+from blockpath.lab.guest.image import Say
 
-__all__ = ('GuestImage', 'build')
+__all__ = ('GuestImage', 'Say', 'build')
