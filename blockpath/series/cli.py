@@ -196,3 +196,13 @@ def check(trees: tuple[str, ...]) -> None:
             f'the series has {len(report.errors)} errors; the first: '
             f'{report.errors[0]}')
     progress.say('the series is in order')
+
+
+@group.command()
+@RELEASE
+def releases(release: str | None) -> None:
+    """List the trees of a release: release, tree, version; for scripts."""
+    series = load()
+    for tree, pin in series.releases[release_of(
+            series, release, *series.trees())].items():
+        progress.say(f'{pin.release} {tree} {pin.version}')

@@ -1,0 +1,408 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""``./run tests``: every step in turn, its output kept, one line of counts.
+
+Steps that run a test suite count its tests, all others count as one. Each
+step's output is in ``build/tests/<step>.log``.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from typing import IO
+
+import rich.console
+import rich.markup
+import rich.status
+import subunit
+import testtools
+from testtools.testresult import real
+
+from blockpath import paths
+from blockpath.series import git
+from blockpath.series import model
+from blockpath.series import trees
+
+LOGS = paths.BUILD / 'tests'
+#: How much of a failed step's output is repeated on the terminal.
+TAIL = 30
+#: Without a terminal a step says every so many seconds that it lives.
+HEARTBEAT = 30.0
+#: What Nova's live-migration paths touch, of its functional tests.
+FUNCTIONAL = (r'nova\.tests\.functional\.(?:.*live_migrat|libvirt\.'
+              r'test_evacuate|.*multiattach|.*boot_from_volume)')
+#: As upstream's tox.ini sets them; C.UTF-8 is on every machine.
+_UPSTREAM = {'LANGUAGE': 'C', 'LC_ALL': 'C.UTF-8', 'OS_STDOUT_CAPTURE': '1',
+             'OS_STDERR_CAPTURE': '1', 'OS_TEST_TIMEOUT': '160',
+             'PYTHONDONTWRITEBYTECODE': '1'}
+
+
+@dataclasses.dataclass
+class Counts:
+    """How many tests came to which end."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: 'Counts') -> 'Counts':
+        return Counts(self.passed + other.passed, self.failed + other.failed,
+                      self.skipped + other.skipped)
+
+    def __str__(self) -> str:
+        return (f'{self.passed} passed, {self.failed} failed, '
+                f'{self.skipped} skipped')
+
+
+#: Does a step's work, writing to its log; tells how far it is by the call.
+Work = Callable[[IO[str], Callable[[Counts], None]], Counts]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    name: str
+    work: Work
+
+
+def main(arguments: list[str]) -> int:
+    """Run the steps; 0 when nothing failed."""
+    if arguments not in ([], ['quick']):
+        print('usage: ./run tests [quick]', file=sys.stderr)
+        return 2
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
+    total = Counts()
+    failures = []
+    for step in steps(model.Series(paths.ROOT), quick=bool(arguments)):
+        counts = run_step(step)
+        total += counts
+        if counts.failed:
+            failures.append(step.name)
+    if failures:
+        print(f'failed: {", ".join(failures)}; see build/tests/')
+    print(total)
+    return 1 if failures else 0
+
+
+def steps(series: model.Series, quick: bool) -> Iterable[Step]:
+    """All steps, the quick ones first."""
+    python = sys.executable
+    yield Step('style', command(python, '-m', 'flake8', 'blockpath', 'tests'))
+    yield Step('shell', shell_lint)
+    yield Step('types', command(python, '-m', 'mypy', 'blockpath', 'tests'))
+    yield Step('unit', suite(paths.ROOT, 'unit'))
+    yield Step('series', command(python, '-m', 'blockpath', 'series',
+                                 'check'))
+    for tree in series.trees():
+        if series.patches[tree]:
+            yield Step(f'style-{tree}', tree_style(series, tree))
+            yield from new_tests(series, tree)
+    if quick:
+        return
+    nova = series.work('nova', series.default)
+    yield Step('nova-libvirt', suite(nova, 'nova-libvirt',
+                                     r'nova\.tests\.unit\.virt\.libvirt'))
+    yield Step('nova-functional', functional(nova, 'nova-functional',
+                                             FUNCTIONAL))
+    if (paths.ROOT / 'blockpath' / 'lab' / 'cli.py').exists():
+        yield Step('lab', command(python, '-m', 'blockpath', 'lab', 'run',
+                                  'demo'))
+
+
+def new_tests(series: model.Series, tree: str) -> Iterable[Step]:
+    """The tests that the series adds to a tree, run in the patched tree."""
+    added = [path for patch in series.patches[tree] for path in patch.files
+             if re.search(r'/test_[^/]+\.py$', path)]
+    work = series.work(tree, series.default)
+    for kind, run in (('unit', suite), ('functional', functional)):
+        modules = [path.removesuffix('.py').replace('/', r'\.')
+                   for path in added if f'/tests/{kind}/' in path]
+        if modules:
+            name = f'{tree}-new-{kind}'
+            yield Step(name, run(work, name,
+                                 f'^(?:{"|".join(modules)})\\.'))
+
+
+def functional(folder: pathlib.Path, name: str, pattern: str) -> Work:
+    package = model.PACKAGES[folder.name]
+    # Upstream runs these with and without eventlet; with it they hang on
+    # some machines, and the series is about neither.
+    return suite(folder, name, pattern, f'./{package}/tests/functional',
+                 {'OS_NOVA_DISABLE_EVENTLET_PATCHING': 'True'})
+
+
+# Running a step.
+
+def run_step(step: Step) -> Counts:
+    """Run one step, telling how far it is; never raises but for Ctrl-C."""
+    console = rich.console.Console(highlight=False, soft_wrap=True)
+    began = time.monotonic()
+    progress = Progress(console, step.name)
+    path = LOGS / f'{step.name}.log'
+    with progress, path.open('w', encoding='utf-8', errors='replace') as log:
+        try:
+            counts = step.work(log, progress.tell)
+        except Exception as exc:
+            print(f'{type(exc).__name__}: {exc}', file=log)
+            counts = Counts(failed=1)
+    outcome = 'FAILED' if counts.failed else 'ok'
+    console.print(f'{step.name}: {outcome}, {counts} '
+                  f'({time.monotonic() - began:.0f} s)', markup=False)
+    if counts.failed:
+        for line in path.read_text('utf-8').splitlines()[-TAIL:]:
+            console.print(f'    {line}', markup=False)
+    return counts
+
+
+class Progress:
+    """A live line on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: rich.console.Console, name: str) -> None:
+        self._console = console
+        self._name = name
+        self._text = f'{name} ...'
+        self._began = time.monotonic()
+        self._status: rich.status.Status | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> 'Progress':
+        if self._console.is_terminal:
+            self._status = self._console.status(self._text)
+            self._status.start()
+        else:
+            self._console.print(self._text, markup=False)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._status:
+            self._status.stop()
+
+    def tell(self, counts: Counts) -> None:
+        self._text = f'{self._name}: {counts}'
+
+    def _beat(self) -> None:
+        interval = 0.5 if self._status else HEARTBEAT
+        while not self._ended.wait(interval):
+            text = f'{self._text} ({time.monotonic() - self._began:.0f} s)'
+            if self._status:
+                self._status.update(rich.markup.escape(text))
+            else:
+                self._console.print(text, markup=False)
+
+
+class Child:
+    """A process and its children, none of which outlives the block."""
+
+    def __init__(self, arguments: list[str], folder: pathlib.Path,
+                 env: dict[str, str], stdout: int | IO[str],
+                 stderr: int | IO[str]) -> None:
+        self.process = subprocess.Popen(
+            arguments, cwd=folder, env=os.environ | env,
+            stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+            start_new_session=True)
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self.process
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is not None:
+            self._end()
+        self.process.wait()
+
+    def _end(self) -> None:
+        # The lab takes itself down on SIGINT, which may take a while.
+        for number, patience in ((signal.SIGINT, 60), (signal.SIGKILL, 5)):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(patience)
+                return
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+
+
+# Kinds of steps.
+
+def command(*arguments: str, folder: pathlib.Path = paths.ROOT) -> Work:
+    """A step that is one command; its exit code says how it went."""
+    def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
+        del tell
+        return Counts(passed=1) if call(log, folder, *arguments) else Counts(
+            failed=1)
+    return work
+
+
+def call(log: IO[str], folder: pathlib.Path, *arguments: str) -> bool:
+    log.write(f'$ {" ".join(arguments)}\n')
+    log.flush()
+    with Child(list(arguments), folder, {'PYTHONUNBUFFERED': '1'}, log,
+               subprocess.STDOUT) as process:
+        return process.wait() == 0
+
+
+def suite(folder: pathlib.Path, name: str, pattern: str = '',
+          test_path: str = '', env: dict[str, str] | None = None) -> Work:
+    """A step that is a test suite, run by stestr in two processes."""
+    arguments = [sys.executable, '-m', 'stestr', '--repo-url',
+                 str(LOGS / f'{name}.stestr')]
+    arguments += ['--test-path', test_path] if test_path else []
+    arguments += ['run', '--subunit', '--concurrency', '2']
+    arguments += [pattern] if pattern else []
+
+    def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
+        result = Counting(log, tell)
+        result.startTestRun()
+        with Child(arguments, folder,
+                   _UPSTREAM | {'PYTHON': sys.executable} | (env or {}),
+                   subprocess.PIPE, log) as process:
+            subunit.ByteStreamToStreamResult(
+                process.stdout, non_subunit_name='output').run(result)
+        result.stopTestRun()
+        if process.returncode or result.counts == Counts():
+            log.write(f'stestr ended with exit code {process.returncode} '
+                      f'after {result.counts}\n')
+            result.counts.failed = result.counts.failed or 1
+        return result.counts
+    return work
+
+
+class Counting(testtools.StreamToDict):
+    """Counts tests as they end, and writes what the failed ones said."""
+
+    def __init__(self, log: IO[str],
+                 tell: Callable[[Counts], None]) -> None:
+        super().__init__(self._ended)
+        self.counts = Counts()
+        self._log = log
+        self._tell = tell
+
+    def _ended(self, test: real.TestDict) -> None:
+        status = test['status']
+        if status in ('success', 'xfail'):
+            self.counts.passed += 1
+        elif status == 'skip':
+            self.counts.skipped += 1
+        elif status in ('fail', 'uxsuccess', 'inprogress', 'unknown'):
+            self._failed(test)
+        self._tell(self.counts)
+
+    def _failed(self, test: real.TestDict) -> None:
+        if test['status'] == 'unknown' and test['id'] == 'output':
+            # What a worker printed beside its results.
+            self._details(test)
+            return
+        self.counts.failed += 1
+        state = ('never ended' if test['status'] == 'inprogress'
+                 else test['status'])
+        self._log.write(f'{test["id"]}: {state}\n')
+        self._details(test)
+
+    def _details(self, test: real.TestDict) -> None:
+        for name, detail in test['details'].items():
+            if detail.content_type.type == 'text':
+                self._log.write(f'{name}:\n{detail.as_text()}\n')
+
+
+def shell_lint(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
+    """bashate and shellcheck on every shell script of ours."""
+    del tell
+    scripts = [path for path in git.Git(paths.ROOT).text(
+        'ls-files', '--cached', '--others', '--exclude-standard').split('\n')
+        if is_shell(paths.ROOT / path)]
+    # E006: long lines; a command's long options say more than a wrap.
+    styled = call(log, paths.ROOT, sys.executable, '-m', 'bashate.bashate',
+                  '--ignore=E006', *scripts)
+    checked = call(log, paths.ROOT, 'shellcheck', *scripts)
+    return Counts(passed=1) if styled and checked else Counts(failed=1)
+
+
+def is_shell(path: pathlib.Path) -> bool:
+    if path.suffix in ('.sh', '.bash'):
+        return True
+    try:
+        with path.open('rb') as stream:
+            return re.match(rb'#!.*\b(?:ba)?sh\b',
+                            stream.readline(100)) is not None
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+
+
+def tree_style(series: model.Series, tree: str) -> Work:
+    """Upstream's own flake8 set-up on what the series brings to a tree.
+
+    New files are checked whole, hooked ones on the lines that changed.
+    """
+    def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
+        del tell
+        repository = trees.open_tree(series, tree, series.default)
+        changed = changed_lines(repository)
+        with tempfile.TemporaryFile('w+') as found:
+            # N5xx come with neutron-lib, which is installed beside; they
+            # are Neutron's habits and not this tree's.
+            with Child([sys.executable, '-m', 'flake8', '--extend-ignore=N5',
+                        *sorted(changed)], repository.folder, {}, found,
+                       subprocess.STDOUT) as process:
+                process.wait()
+            found.seek(0)
+            ours = [line for line in found if is_ours(line, changed)]
+        log.writelines(ours)
+        return Counts(failed=1) if ours else Counts(passed=1)
+    return work
+
+
+def changed_lines(repository: git.Git) -> dict[str, set[int]]:
+    """Python files changed since the release -> the numbers of new lines."""
+    text = repository.run('diff', '--unified=0', '--no-renames', '--no-color',
+                          '--diff-filter=AM', '--src-prefix=a/',
+                          '--dst-prefix=b/', trees.BASE, 'HEAD', '--',
+                          '*.py').decode('utf-8', 'replace')
+    changed: dict[str, set[int]] = {}
+    path = ''
+    for line in text.split('\n'):
+        if line.startswith('+++ b/'):
+            path = line.removeprefix('+++ b/').rstrip('\t')
+            changed[path] = set()
+        elif match := re.match(r'@@ -\S+ \+(\d+)(?:,(\d+))? @@', line):
+            first, count = int(match[1]), int(match[2] or 1)
+            changed[path] |= set(range(first, first + count))
+    return changed
+
+
+def is_ours(line: str, changed: dict[str, set[int]]) -> bool:
+    """Is a line of flake8's about one of ours? Its own errors always are."""
+    match = re.match(r'(?:\./)?([^:]+):(\d+):\d+: ', line)
+    if not match:
+        return bool(line.strip())
+    return int(match[2]) in changed.get(match[1], set())
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
