@@ -57,8 +57,8 @@ def fetch(cache: pathlib.Path) -> pathlib.Path:
     except (errors.BlockpathError, StopIteration) as error:
         raise errors.BlockpathError(
             f'cannot download the guest\'s kernel, {META_PACKAGE}: '
-            f'{error or "apt does not know it"}; run "apt-get update", or '
-            f'put the package\'s file into {cache}') from error
+            f'{str(error) or "apt does not know it"}; run "apt-get update", '
+            f'or put the package\'s file into {cache}') from error
 
 
 def unpack(deb: pathlib.Path, into: pathlib.Path) -> Kernel:
