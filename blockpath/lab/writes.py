@@ -522,10 +522,12 @@ class Watcher:
 
     def stop(self) -> None:
         """Ends the thread; what was seen remains. More than once is fine."""
-        if self._thread.ident is not None and not self._stop.is_set():
-            self._stop.set()
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        if self._thread.ident is not None:
             self._thread.join()
-            self._ring.close()
+        self._ring.close()
 
     def __enter__(self) -> 'Watcher':
         return self.start()
