@@ -28,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import Any
 from typing import IO
 
 import rich.console
@@ -267,13 +268,14 @@ def call(log: IO[str], folder: pathlib.Path, *arguments: str) -> bool:
 def suite(folder: pathlib.Path, name: str, pattern: str = '',
           test_path: str = '', env: dict[str, str] | None = None) -> Work:
     """A step that is a test suite, run by stestr in two processes."""
-    arguments = [sys.executable, '-m', 'stestr', '--repo-url',
-                 str(LOGS / f'{name}.stestr')]
+    results = LOGS / f'{name}.stestr'
+    arguments = [sys.executable, '-m', 'stestr', '--repo-url', str(results)]
     arguments += ['--test-path', test_path] if test_path else []
     arguments += ['run', '--subunit', '--concurrency', '2']
     arguments += [pattern] if pattern else []
 
     def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
+        results.mkdir(exist_ok=True)
         result = Counting(log, tell)
         result.startTestRun()
         with Child(arguments, folder,
@@ -310,11 +312,14 @@ class Counting(testtools.StreamToDict):
             self._failed(test)
         self._tell(self.counts)
 
+    def status(self, *args: Any, **kwargs: Any) -> None:
+        super().status(*args, **kwargs)
+        printed = kwargs.get('file_bytes')
+        if printed and not kwargs.get('test_id'):
+            # What was printed beside the results: why listing them failed.
+            self._log.write(bytes(printed).decode('utf-8', 'replace'))
+
     def _failed(self, test: real.TestDict) -> None:
-        if test['status'] == 'unknown' and test['id'] == 'output':
-            # What a worker printed beside its results.
-            self._details(test)
-            return
         self.counts.failed += 1
         state = ('never ended' if test['status'] == 'inprogress'
                  else test['status'])

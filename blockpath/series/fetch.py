@@ -125,10 +125,10 @@ def _reason(pin: model.Release, sdist: pathlib.Path, stderr: str) -> str:
         return (f'the package index has no sdist of {pin.project} '
                 f'{pin.version}; put {pin.sdist} into {sdist.parent}')
     lines = [line for line in stderr.splitlines() if line.strip()]
-    named = [line for line in lines if line.startswith('ERROR:')]
-    reason = (named or lines or ['it said nothing'])[-1]
+    named = [line for line in lines if line.lower().startswith('error:')]
+    reason = (named or lines or ['it said nothing'])[0]
     return (f'pip cannot download {pin.project} {pin.version}: '
-            f'{reason.removeprefix("ERROR:").strip()}')
+            f'{reason[:200].strip()}')
 
 
 def _unpack(pin: model.Release, sdist: pathlib.Path,

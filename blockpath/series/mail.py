@@ -66,7 +66,7 @@ def parse(data: bytes) -> Mail:
     name, address = email.utils.parseaddr(_field(fields, 'From'))
     subject = _PREFIX.sub('', _field(fields, 'Subject'))
     date = _field(fields, 'Date')
-    if not (address and subject and date):
+    if '@' not in address or not subject or not date:
         raise MailError('a mail needs From, Date and Subject')
     match = _BREAK.search(rest)
     body = rest[:match.start() if match else None].decode('utf-8', 'replace')

@@ -155,7 +155,7 @@ class Planner:
         letter = self.series.mail(patch, self.release)
         changes = [self._hook(index, each, current(each.path))
                    for each in letter.diffs if self.keep(each.path)]
-        changes += [self._new_file(patch, path, current(path))
+        changes += [self._new_file(index, path, current(path))
                     for path in patch.files if self.keep(path)]
         twice = [path for path, count in collections.Counter(
             each.path for each in changes).items() if count > 1]
@@ -164,13 +164,22 @@ class Planner:
                             f'a hook and a new file')
         return Step(patch, letter, tuple(changes))
 
-    def _new_file(self, patch: model.Patch, path: str,
+    def _new_file(self, index: int, path: str,
                   now: model.File | None) -> Change:
+        patch = self.patches[index]
         new = self.series.new_file(patch, path)
-        if now is not None and now.data != new.data:
-            raise PlanError(f'{patch.tree}/{patch.name}: the tree has another '
-                            f'{path} already; move it away')
-        return Change(path, now, new)
+        if now is None or now.data == new.data:
+            return Change(path, now, new)
+        if diff.blob_id(now.data) in self._later(index, path):
+            return Change(path, now, now)
+        raise PlanError(f'{patch.tree}/{patch.name}: the tree has another '
+                        f'{path} already; move it away')
+
+    def _later(self, index: int, path: str) -> set[str]:
+        """The blobs that a file becomes by the patches after this one."""
+        return {each.new for patch in self.patches[index + 1:]
+                for each in self.series.mail(patch, self.release).diffs
+                if each.path == path}
 
     def _hook(self, index: int, edit: diff.FileDiff,
               now: model.File | None) -> Change:

@@ -1,0 +1,85 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+from click import testing
+import fixtures
+
+from blockpath import cli
+from tests.unit.series import base
+
+
+class CliTest(base.CheckoutCase):
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch('blockpath.paths.ROOT',
+                                             self.root))
+
+    def run_cli(self, *args: str, code: int = 0) -> testing.Result:
+        result = testing.CliRunner().invoke(cli.main, ['series', *args])
+        self.assertEqual(code, result.exit_code, result.output)
+        return result
+
+    def test_help(self):
+        text = self.run_cli('--help').output
+        for name in ('fetch', 'apply', 'refresh', 'export', 'check'):
+            self.assertIn(f'  {name}', text)
+            self.assertIn('Usage:', self.run_cli(name, '--help').output)
+
+    def test_the_whole_way(self):
+        self.two_patches()
+        self.run_cli('refresh', 'nova')
+        self.run_cli('check')
+        self.assertIn('already', self.run_cli('apply', 'nova').output)
+        self.run_cli('apply', 'nova', '--status')
+        folder = str(self.unpack())
+        self.run_cli('apply', 'nova', '--to', folder, '--status', code=3)
+        self.run_cli('apply', 'nova', '--to', folder)
+        self.run_cli('apply', 'nova', '--to', folder, '--status')
+        self.run_cli('apply', 'nova', '--to', folder, '--reverse')
+        output = self.run_cli('export', str(self.temp / 'out'), '--gerrit',
+                              '--kolla').output
+        self.assertIn('gerrit/nova: 2 patches', output)
+        self.assertNotIn('quilt', output)
+
+    def test_merged_files_are_named(self):
+        self.two_patches()
+        folder = self.unpack()
+        (folder / 'nova/driver.py').write_text('# A\n' + base.DRIVER)
+        self.assertIn('merged into another version of nova/driver.py',
+                      self.run_cli('apply', 'nova', '--to',
+                                   str(folder)).output)
+
+    def test_own_work(self):
+        self.commit('libvirt: Mine', {'nova/mine.py': ''})
+        self.assertIn('left as it is',
+                      self.run_cli('apply', 'nova', code=3).output)
+        self.run_cli('check', code=1)
+
+    def test_uncommitted_is_told(self):
+        self.two_patches()
+        (self.tree / 'nova/driver.py').write_text('mine\n')
+        self.assertIn('nova/driver.py',
+                      self.run_cli('refresh', 'nova').output)
+
+    def test_wrong_usage(self):
+        self.run_cli('apply', code=2)
+        self.run_cli('apply', 'nova', '--reverse', '--status', code=2)
+        for args in (('apply', 'glance'), ('fetch', '--release', '1'),
+                     ('check', 'glance'),
+                     ('apply', 'nova', '--to', '/nonexistent')):
+            output = self.run_cli(*args, code=1).output
+            self.assertTrue(output.startswith('Error: '), output)
+            self.assertEqual(1, output.count('\n'), output)
+
+    def test_releases(self):
+        self.assertEqual('2026.2 nova 34.0.0\n',
+                         self.run_cli('releases').output)
