@@ -1,0 +1,218 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The initiator of a volume is chosen once, and the choice is kept."""
+
+from unittest import mock
+
+import ddt
+from oslo_serialization import jsonutils
+from oslo_utils.fixture import uuidsentinel as uuids
+
+from nova import context
+from nova import exception
+from nova import objects
+from nova import test
+from nova.virt.libvirt import driver
+from nova.virt.libvirt.volume import iscsi_initiator
+
+
+def connection_info(**data):
+    return {'driver_volume_type': 'iscsi', 'serial': uuids.volume,
+            'data': {'volume_id': uuids.volume, **data}}
+
+
+@ddt.ddt
+class ChoiceTestCase(test.NoDBTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.flags(host='here')
+        self.flags(virt_type='kvm', iscsi_initiator='qemu', group='libvirt')
+
+    def _choose(self, info):
+        iscsi_initiator.choose(info)
+        return iscsi_initiator.driver_type(info)
+
+    @ddt.data(('host', None, 'iscsi'), ('qemu', None, 'iscsi+qemu'),
+              ('host', 'qemu', 'iscsi+qemu'), ('qemu', 'host', 'iscsi'))
+    @ddt.unpack
+    def test_option_and_volume_type(self, option, qos, expected):
+        self.flags(iscsi_initiator=option, group='libvirt')
+        info = connection_info(
+            qos_specs={'iscsi_initiator': qos} if qos else None)
+        self.assertEqual(expected, self._choose(info))
+
+    def test_unknown_initiator_of_volume_type(self):
+        info = connection_info(qos_specs={'iscsi_initiator': 'xen'})
+        exc = self.assertRaises(exception.InvalidISCSIConnection,
+                                iscsi_initiator.choose, info)
+        self.assertIn('qos_specs.iscsi_initiator', str(exc))
+        # It must still be possible to clean up after that.
+        iscsi_initiator.recall(info)
+        self.assertEqual('iscsi', iscsi_initiator.driver_type(info))
+
+    @ddt.data('lxc', 'parallels')
+    def test_not_for_virt_type(self, virt_type):
+        self.flags(virt_type=virt_type, group='libvirt')
+        self.assertEqual('iscsi', self._choose(connection_info()))
+        self.assertIn(virt_type, self.stdlog.logger.output)
+
+    def test_not_for_encrypted_volumes(self):
+        self.assertEqual('iscsi', self._choose(
+            connection_info(encrypted=True)))
+        self.assertIn('encrypted', self.stdlog.logger.output)
+
+    @ddt.data('rbd', 'iser', 'nfs')
+    def test_not_for_other_types(self, kind):
+        info = dict(connection_info(), driver_volume_type=kind)
+        before = jsonutils.dumps(info)
+        for function in (iscsi_initiator.choose, iscsi_initiator.recall,
+                         iscsi_initiator.forget):
+            function(info)
+            self.assertEqual(before, jsonutils.dumps(info))
+        self.assertEqual(kind, iscsi_initiator.driver_type(info))
+
+    @ddt.data('host', 'qemu')
+    def test_toggled_while_connected(self, before):
+        after = 'qemu' if before == 'host' else 'host'
+        self.flags(iscsi_initiator=before, group='libvirt')
+        info = connection_info()
+        chosen = self._choose(info)
+        self.flags(iscsi_initiator=after, group='libvirt')
+        # A second connect, as of a rescue, and the disconnect.
+        self.assertEqual(chosen, self._choose(info))
+        iscsi_initiator.recall(info)
+        self.assertEqual(chosen, iscsi_initiator.driver_type(info))
+        # Disconnected, the next connect uses what is configured.
+        iscsi_initiator.forget(info)
+        self.assertNotEqual(chosen, self._choose(info))
+
+    def test_choice_of_another_host(self):
+        info = connection_info()
+        self.flags(host='there', )
+        self._choose(info)
+        self.flags(host='here')
+        self.flags(iscsi_initiator='host', group='libvirt')
+        # The source of a migration reads the destination's choice ...
+        self.assertEqual('iscsi+qemu', iscsi_initiator.driver_type(info))
+        # ... and connecting or disconnecting here is another matter.
+        for decide in (iscsi_initiator.choose, iscsi_initiator.recall):
+            mine = jsonutils.loads(jsonutils.dumps(info))
+            decide(mine)
+            self.assertEqual('iscsi', iscsi_initiator.driver_type(mine))
+
+    @ddt.data(({}, 'iscsi+qemu'), ({'device_path': '/dev/sda'}, 'iscsi'),
+              ({'encrypted': True}, 'iscsi'))
+    @ddt.unpack
+    def test_recall_of_the_unknown(self, data, expected):
+        # Connected before there was a choice, or never.
+        info = connection_info(**data)
+        iscsi_initiator.recall(info)
+        self.assertEqual(expected, iscsi_initiator.driver_type(info))
+
+    def test_stale_device_path(self):
+        info = connection_info(device_path='/dev/sdz')
+        self._choose(info)
+        self.assertNotIn('device_path', info['data'])
+
+    @ddt.data('x', ['qemu'], None, {})
+    def test_choice_of_a_wrong_shape(self, choice):
+        info = connection_info(nova_initiator=choice)
+        self.assertEqual('iscsi', iscsi_initiator.driver_type(info))
+        self.assertEqual('iscsi+qemu', self._choose(info))
+
+
+class InitiatorNameTestCase(test.NoDBTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.flags(host='here')
+        self.flags(iscsi_initiator='qemu', group='libvirt')
+
+    def _properties(self, name):
+        path = ('os_brick.initiator.connectors.iscsi.ISCSIConnector.'
+                'get_initiator')
+        with mock.patch(path, return_value=name):
+            return (iscsi_initiator.complete_connector(
+                {'initiator': name} if name else {}),
+                iscsi_initiator.initiator_name())
+
+    def test_of_the_host(self):
+        properties, name = self._properties('iqn.1994-05.org.debian:01')
+        self.assertEqual('iqn.1994-05.org.debian:01', name)
+        self.assertEqual(name, properties['initiator'])
+
+    def test_generated(self):
+        # Without open-iscsi the connector told no name, and the target could
+        # not let this host in by name.
+        properties, name = self._properties(None)
+        self.assertRegex(name, r'^iqn\.2010-10\.org\.openstack:[0-9a-f-]{36}$')
+        self.assertEqual(name, properties['initiator'])
+        self.flags(host='there')
+        self.assertNotEqual(name, self._properties(None)[1])
+
+    def test_not_asked_for(self):
+        self.flags(iscsi_initiator='host', group='libvirt')
+        self.assertNotIn('initiator', self._properties(None)[0])
+
+
+class CheckSourceTestCase(test.NoDBTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.flags(virt_type='kvm', iscsi_initiator='qemu', group='libvirt')
+        self.data = objects.LibvirtLiveMigrateData()
+        self.bdms = objects.BlockDeviceMappingList(objects=[
+            objects.BlockDeviceMapping(connection_info=None),
+            objects.BlockDeviceMapping(
+                connection_info=jsonutils.dumps(connection_info()))])
+
+    def _precheck(self):
+        instance = objects.Instance(uuid=uuids.instance)
+        with mock.patch.object(objects.BlockDeviceMappingList,
+                               'get_by_instance_uuid',
+                               return_value=self.bdms):
+            iscsi_initiator.precheck_source(
+                context.get_admin_context(), instance, self.data)
+
+    def test_old_source(self):
+        exc = self.assertRaises(
+            exception.MigrationPreCheckError, self._precheck)
+        self.assertIn(uuids.volume, str(exc))
+        self.assertRaises(
+            exception.MigrationPreCheckError, iscsi_initiator.check_source,
+            self.data, [connection_info()])
+
+    def test_new_source(self):
+        self.data.src_supports_dest_disk_xml = True
+        self._precheck()
+        iscsi_initiator.check_source(self.data, [connection_info()])
+
+    def test_old_source_of_host_devices(self):
+        self.flags(iscsi_initiator='host', group='libvirt')
+        self._precheck()
+        iscsi_initiator.check_source(self.data, [connection_info(), {}])
+
+    def test_old_source_one_volume_type(self):
+        # The option alone does not tell: caught before anything connects.
+        self.flags(iscsi_initiator='host', group='libvirt')
+        self.assertRaises(
+            exception.MigrationPreCheckError, iscsi_initiator.check_source,
+            self.data, [connection_info(qos_specs={
+                'iscsi_initiator': 'qemu'})])
+
+
+class DriverTestCase(test.NoDBTestCase):
+
+    def test_volume_driver_is_registered(self):
+        self.assertIn(iscsi_initiator.QEMU_DRIVER_TYPE, driver.VOLUME_DRIVERS)
