@@ -33,7 +33,7 @@ _WHO = 'blockpath'
 _EPOCH = '2026-01-01T00:00:00 +0000'
 #: What builds and tests leave in a tree.
 _IGNORED = ('*.egg-info/', '__pycache__/', '*.pyc', '.stestr/', '.tox/',
-            '.mypy_cache/', '.eggs/', 'AUTHORS.tmp')
+            '.mypy_cache/', '/instances/')
 
 
 class TreeError(errors.BlockpathError):
