@@ -48,9 +48,10 @@ LOGS = paths.BUILD / 'tests'
 TAIL = 30
 #: Without a terminal a step says every so many seconds that it lives.
 HEARTBEAT = 30.0
-#: What Nova's live-migration paths touch, of its functional tests.
-FUNCTIONAL = (r'nova\.tests\.functional\.(?:.*live_migrat|libvirt\.'
-              r'test_evacuate|.*multiattach|.*boot_from_volume)')
+#: Of Nova's functional tests those whose volumes move between hosts.
+FUNCTIONAL = (r'nova\.tests\.functional\.(?:(?:libvirt\.|compute\.)?'
+              r'test_(?:numa_)?(?:live_migration|evacuate|multiattach|'
+              r'boot_from_volume)\.|regressions\..*live_migrat)')
 #: As upstream's tox.ini sets them; C.UTF-8 is on every machine. Upstream runs
 #: Nova with and without eventlet: without is how nova-compute starts by
 #: default, and with it the functional tests hang on some machines.
