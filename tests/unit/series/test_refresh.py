@@ -9,10 +9,13 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+import shutil
+
 import hypothesis
 from hypothesis import strategies as st
 import testtools
 
+from blockpath.series import check
 from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import refresh
@@ -143,6 +146,25 @@ class RefreshTest(base.CheckoutCase):
             repository.run('cherry-pick', commit)
         self.refresh()
         self.assertEqual(['libvirt-two', 'libvirt-one'], self.names())
+
+    def test_new_default_release(self):
+        """Merged commits become hooks that are exact on the new release."""
+        self.two_patches()
+        self.write_toml(self.toml() + '\n[releases."2027.1".nova]\n'
+                        'version = "34.0.0"\nsha256 = "1"\n')
+        base_of_new = self.root / '.trees/2027.1/base/nova'
+        shutil.copytree(self.base, base_of_new)
+        (base_of_new / 'nova/driver.py').write_text(
+            f'# New.\n\n{base.DRIVER}')
+        trees.apply(self.series, 'nova', '2027.1')
+        self.write_toml(self.toml().replace('default = "2026.2"',
+                                            'default = "2027.1"'))
+        self.refresh()
+        report = check.check(self.series, ['nova'])
+        self.assertEqual([], report.errors)
+        self.assertIn('nova 2027.1: 2 patches apply exactly', report.facts)
+        self.assertIn('nova 2026.2: 2 patches apply, 2 hooked files merged',
+                      report.facts)
 
     def refused(self, words: str) -> None:
         before = base.snapshot(self.root)
