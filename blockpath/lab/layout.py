@@ -1,0 +1,169 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Which machines the lab pretends to have, and where their state is.
+
+Every host is a network namespace on one private bridge::
+
+    control  10.77.0.10  database, message queue, APIs, controller daemons
+    cmp1     10.77.0.11  libvirtd, nova-compute
+    cmp2     10.77.0.12  libvirtd, nova-compute
+    storage  10.77.0.20  tgtd, cinder-volume
+             10.77.0.21  the portal of cmp1
+             10.77.0.22  the portal of cmp2
+
+The addresses are the same in every lab: nothing of them is visible outside.
+The names of the namespaces are machine-wide, so they carry a digest of the
+checkout's path and two checkouts may each run a lab.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import uuid
+
+from blockpath import paths
+
+NETWORK_BITS = 24
+REGION = 'RegionOne'
+ISCSI_PORT = 3260
+IQN_PREFIX = 'iqn.2026-01.lab.blockpath:'
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """One pretended machine.
+
+    :ivar extra_addresses: further addresses of its only interface.
+    """
+
+    name: str
+    address: str
+    extra_addresses: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ComputeHost(Host):
+    """A hypervisor.
+
+    :ivar portal_address: where the storage host listens for it alone.
+    :ivar first_lun: the first LUN that is given to it. The hosts' ranges do
+        not meet, so that one volume never has the same LUN on both.
+    """
+
+    portal_address: str = ''
+    first_lun: int = 1
+
+    @property
+    def portal(self) -> str:
+        return f'{self.portal_address}:{ISCSI_PORT}'
+
+    @property
+    def initiator(self) -> str:
+        return f'{IQN_PREFIX}{self.name}'
+
+    @property
+    def uuid(self) -> str:
+        # libvirt rejects UUIDs of one digit only, and migrations between
+        # two hosts that have the same.
+        return str(uuid.uuid5(uuid.NAMESPACE_DNS, f'{self.name}.blockpath'))
+
+
+COMPUTES = (
+    ComputeHost('cmp1', '10.77.0.11',
+                portal_address='10.77.0.21', first_lun=1),
+    ComputeHost('cmp2', '10.77.0.12',
+                portal_address='10.77.0.22', first_lun=101),
+)
+CONTROL = Host('control', '10.77.0.10')
+STORAGE = Host('storage', '10.77.0.20',
+               tuple(host.portal_address for host in COMPUTES))
+HOSTS: tuple[Host, ...] = (CONTROL, STORAGE, *COMPUTES)
+#: The namespace that holds the bridge; no process lives in it.
+SWITCH = 'switch'
+
+#: API -> (port, path of its endpoint in the catalog, service type).
+APIS = {
+    'keystone': (5000, '/v3', 'identity'),
+    'placement': (8778, '', 'placement'),
+    'glance': (9292, '', 'image'),
+    'nova': (8774, '/v2.1', 'compute'),
+    'cinder': (8776, '/v3', 'block-storage'),
+    'neutron': (9696, '', 'network'),
+}
+DATABASE_PORT = 3306
+MESSAGE_PORT = 5672
+
+
+def url(api: str) -> str:
+    """The endpoint of an API, as hosts of the lab reach it."""
+    port, path, _ = APIS[api]
+    return f'http://{CONTROL.address}:{port}{path}'
+
+
+def compute(name: str) -> ComputeHost:
+    """:raises KeyError: no compute host has that name."""
+    return {host.name: host for host in COMPUTES}[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """The files of one lab.
+
+    :ivar state: its folder; all else is below.
+    :ivar cache: what outlives it: databases just created, libvirt's
+        knowledge of QEMU.
+    """
+
+    state: pathlib.Path = paths.LAB
+    cache: pathlib.Path = paths.CACHE / 'lab'
+    venv: pathlib.Path = paths.VENV
+
+    @functools.cached_property
+    def prefix(self) -> str:
+        digest = hashlib.sha256(str(self.state.absolute()).encode())
+        return f'bp-{digest.hexdigest()[:4]}'
+
+    def netns(self, host: str) -> str:
+        """Name of a host's network namespace."""
+        return f'{self.prefix}-{host}'
+
+    @property
+    def etc(self) -> pathlib.Path:
+        """Rendered configuration, with passwords: mode 0700."""
+        return self.state / 'etc'
+
+    @property
+    def log(self) -> pathlib.Path:
+        return self.state / 'log'
+
+    @property
+    def run(self) -> pathlib.Path:
+        """A record of each process that was started."""
+        return self.state / 'run'
+
+    @property
+    def volumes(self) -> pathlib.Path:
+        """The backing files of Cinder's volumes."""
+        return self.state / 'volumes'
+
+    @property
+    def database_socket(self) -> pathlib.Path:
+        return self.state / 'mysql.sock'
+
+    def host(self, name: str) -> pathlib.Path:
+        """What a host keeps for itself: bound over its own /etc/... """
+        return self.state / 'hosts' / name
+
+    def bin(self, program: str) -> str:
+        """Path of a program of the virtual environment."""
+        return str(self.venv / 'bin' / program)

@@ -1,0 +1,117 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Whether a lab is up, and that only one command changes it at a time."""
+
+from collections.abc import Iterator
+import contextlib
+import enum
+import fcntl
+import json
+import os
+import shutil
+
+from blockpath.lab import credentials
+from blockpath.lab import errors
+from blockpath.lab import layout
+from blockpath.lab import namespaces
+from blockpath.lab import processes
+
+#: Of what is in the state's folder, what 'down' leaves.
+_KEPT = frozenset(('lock', 'log'))
+#: Rounds of killing: a process may start another while it is being killed.
+_ROUNDS = 200
+
+
+class State(enum.Enum):
+    """What is found of a lab."""
+
+    DOWN = 'down'
+    UP = 'up'
+    #: A start or a stop that was killed, or a machine that was restarted.
+    REMAINS = 'remains'
+
+
+@contextlib.contextmanager
+def locked(site: layout.Site) -> Iterator[None]:
+    """Hold the lab against other commands that change it.
+
+    :raises LabError: another command holds it.
+    """
+    site.state.mkdir(mode=0o700, exist_ok=True)
+    with open(site.state / 'lock', 'a+') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise errors.LabError(
+                'another command is starting or stopping this lab '
+                f'(process {lock.read().strip() or "unknown"}); wait for it '
+                'to end') from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def mark_up(site: layout.Site, **facts: str) -> None:
+    """Note that a lab has started, and what was decided for it."""
+    credentials.write_private(site.state / 'up.json', json.dumps(facts))
+
+
+def facts(site: layout.Site) -> dict[str, str]:
+    """What was noted when it started; empty when it is not up."""
+    try:
+        return json.loads((site.state / 'up.json').read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def find(site: layout.Site) -> State:
+    records = processes.Records(site.run, site.log).all()
+    if facts(site) and any(record.alive for record in records):
+        return State.UP
+    leftovers = [entry for entry in site.state.glob('*')
+                 if entry.name not in _KEPT]
+    if leftovers or namespaces.existing(site):
+        return State.REMAINS
+    return State.DOWN
+
+
+def clear(site: layout.Site) -> None:
+    """Remove all that a lab has made, but its logs.
+
+    Only processes that live in the lab's namespaces, or are in its records,
+    are ended. Nothing is asked to stop nicely: nothing of it is kept, and
+    what was mounted or listening goes with its namespace.
+
+    :raises LabError: a process can not be killed.
+    """
+    names = namespaces.existing(site)
+    records = processes.Records(site.run, site.log)
+    for _ in range(_ROUNDS):
+        pids = set(namespaces.members(names))
+        pids.update(record.pid for record in records.all() if record.alive)
+        if not pids:
+            break
+        processes.kill_all(pids)
+    else:
+        raise errors.LabError(
+            'these processes of the lab can not be killed: '
+            f'{" ".join(map(str, sorted(pids)))}')
+    namespaces.delete(names)
+    for entry in site.state.iterdir():
+        if entry.name in _KEPT:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
