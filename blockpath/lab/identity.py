@@ -1,0 +1,101 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Accounts and the catalog: what keystone must hold before others start."""
+
+from typing import Any
+
+import requests
+
+from blockpath.lab import credentials
+from blockpath.lab import errors
+from blockpath.lab import layout
+
+#: The administrator's password in a database just created. It is changed
+#: before anything else is done, and opens nothing outside a lab's namespace.
+SEED_PASSWORD = 'changed-at-every-start'
+_TIMEOUT = 60
+
+
+class Identity:
+    """A few calls of keystone's API, as the administrator."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def _call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        answer = self._session.request(
+            method, self.url + path, json=body or None, timeout=_TIMEOUT)
+        if not answer.ok:
+            raise errors.LabError(
+                f'keystone: {method} {path} answered {answer.status_code}')
+        return answer.json() if answer.content else {}
+
+    def log_in(self, password: str) -> str:
+        """:returns: the id of the administrator."""
+        answer = self._session.post(
+            f'{self.url}/auth/tokens', timeout=_TIMEOUT, json={'auth': {
+                'identity': {'methods': ['password'], 'password': {
+                    'user': {'name': 'admin', 'domain': {'id': 'default'},
+                             'password': password}}},
+                'scope': {'project': {'name': 'admin',
+                                      'domain': {'id': 'default'}}}}})
+        if not answer.ok:
+            raise errors.LabError('keystone: the administrator could not log '
+                                  f'in ({answer.status_code})')
+        self._session.headers['X-Auth-Token'] = (
+            answer.headers['X-Subject-Token'])
+        return answer.json()['token']['user']['id']
+
+    def _role(self, name: str) -> str:
+        for role in self._call('GET', '/roles')['roles']:
+            if role['name'] == name:
+                return role['id']
+        return self._call('POST', '/roles', role={'name': name})['role']['id']
+
+    def add_service_account(self, password: str) -> None:
+        """The one account that all services share."""
+        project = self._call('POST', '/projects', project={
+            'name': 'service', 'domain_id': 'default'})['project']['id']
+        user = self._call('POST', '/users', user={
+            'name': 'blockpath', 'domain_id': 'default',
+            'password': password})['user']['id']
+        for role in ('admin', 'service'):
+            self._call('PUT', f'/projects/{project}/users/{user}'
+                              f'/roles/{self._role(role)}')
+
+    def add_endpoints(self) -> None:
+        for api, (_, _, kind) in layout.APIS.items():
+            if api == 'keystone':
+                continue
+            service = self._call('POST', '/services', service={
+                'type': kind, 'name': api})['service']['id']
+            for interface in ('public', 'internal', 'admin'):
+                self._call('POST', '/endpoints', endpoint={
+                    'service_id': service, 'interface': interface,
+                    'region_id': layout.REGION, 'url': layout.url(api)})
+
+
+def fill(passwords: credentials.Passwords) -> None:
+    """Change the seed's password and add accounts and endpoints.
+
+    Must run in the control host's network namespace.
+    """
+    identity = Identity(layout.url('keystone'))
+    admin = identity.log_in(SEED_PASSWORD)
+    identity._call('PATCH', f'/users/{admin}',
+                   user={'password': passwords.admin})
+    # Changing a password revokes its tokens.
+    identity.log_in(passwords.admin)
+    identity.add_service_account(passwords.service)
+    identity.add_endpoints()

@@ -1,0 +1,128 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Write every configuration file of a lab from its template."""
+
+import base64
+import os
+import pathlib
+
+import jinja2
+
+from blockpath.lab import credentials
+from blockpath.lab import layout
+from blockpath import paths
+
+_TEMPLATES = pathlib.Path(__file__).parent / 'templates'
+
+#: Configuration of the services, by the host that reads it.
+SERVICES = {
+    'control': ('keystone.conf', 'placement.conf', 'glance-api.conf',
+                'nova.conf', 'cinder.conf', 'neutron.conf', 'clouds.yaml',
+                'rabbitmq.conf', 'mariadb.cnf'),
+    'storage': ('cinder.conf',),
+}
+#: Module that holds each API's WSGI application.
+MODULES = {
+    'keystone': 'keystone.wsgi.api',
+    'placement': 'placement.wsgi.api',
+    'glance': 'glance.wsgi.api',
+    'nova': 'nova.wsgi.osapi_compute',
+    'cinder': 'cinder.wsgi.api',
+    'neutron': 'neutron.wsgi.api',
+}
+
+
+def tree(name: str) -> pathlib.Path:
+    """The checked-out tree of a patched project that .venv imports.
+
+    :returns: the newest release's.
+    """
+    found = sorted(paths.TREES.glob(f'*/{name}'))
+    return found[-1] if found else paths.TREES / name
+
+
+class Renderer:
+    """Writes configuration files of one lab."""
+
+    def __init__(self, site: layout.Site,
+                 passwords: credentials.Passwords) -> None:
+        self.site = site
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_TEMPLATES), trim_blocks=True,
+            lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=True)
+        self._environment.globals.update(
+            site=site, passwords=passwords, control=layout.CONTROL,
+            hosts=layout.HOSTS, url=layout.url,
+            region=layout.REGION, database_port=layout.DATABASE_PORT,
+            message_port=layout.MESSAGE_PORT, trees=tree('nova').parent)
+
+    def text(self, template: str, **values: object) -> str:
+        return self._environment.get_template(f'{template}.j2').render(values)
+
+    def write(self, template: str, path: pathlib.Path,
+              **values: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        credentials.write_private(
+            path, self.text(template, config=path, **values))
+
+    def all(self) -> None:
+        """Write all but what :meth:`computes` does."""
+        hosts = {host.name: host for host in layout.HOSTS}
+        for name, files in SERVICES.items():
+            for file in files:
+                self.write(file, self.site.etc / name / file,
+                           host=hosts[name])
+        for api, module in MODULES.items():
+            self._write_uwsgi(api, module)
+        for host in layout.HOSTS:
+            self.write('hosts', self.site.host(host.name) / 'etc' / 'hosts')
+            os.chmod(self.site.host(host.name) / 'etc' / 'hosts', 0o644)
+        for compute in layout.COMPUTES:
+            self._write_hypervisor(compute)
+        self._write_keys()
+
+    def computes(self, virt_type: str) -> None:
+        """Write what nova-compute reads.
+
+        :param virt_type: ``kvm`` or ``qemu``.
+        """
+        for host in layout.COMPUTES:
+            self.write('nova.conf', self.site.etc / host.name / 'nova.conf',
+                       host=host, virt_type=virt_type)
+
+    def _write_uwsgi(self, api: str, module: str) -> None:
+        folder = self.site.etc / 'control'
+        # Cinder finds its configuration by command line only.
+        pyargv = (f'--config-file {folder}/cinder.conf'
+                  if api == 'cinder' else '')
+        self.write('uwsgi.ini', folder / f'uwsgi-{api}.ini',
+                   port=layout.APIS[api][0], module=module, pyargv=pyargv)
+
+    def _write_hypervisor(self, host: layout.ComputeHost) -> None:
+        etc = self.site.host(host.name) / 'etc'
+        for file in ('libvirtd.conf', 'qemu.conf'):
+            self.write(file, etc / 'libvirt' / file, host=host)
+        iscsi = etc / 'iscsi'
+        iscsi.mkdir(exist_ok=True)
+        (iscsi / 'initiatorname.iscsi').write_text(
+            f'InitiatorName={host.initiator}\n')
+
+    def _write_keys(self) -> None:
+        """Keystone's key repositories: one staged key, one in use."""
+        for name in ('tokens', 'receipts', 'credentials'):
+            folder = self.site.state / 'keystone' / name
+            folder.mkdir(parents=True, mode=0o700)
+            for key in ('0', '1'):
+                credentials.write_private(
+                    folder / key,
+                    base64.urlsafe_b64encode(os.urandom(32)).decode())
