@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 
 from blockpath import errors
 from blockpath.series import model
@@ -137,17 +138,41 @@ def _unpack(pin: model.Release, sdist: pathlib.Path,
     partial = base.parent / f'.{base.name}.partial-{os.getpid()}'
     try:
         with tarfile.open(sdist, 'r:gz') as archive:
-            archive.extractall(partial, filter='data')
+            for member in archive:
+                _extract(archive, member, partial)
         tops = list(partial.iterdir())
         if len(tops) != 1 or version_of(tops[0]) != pin.version:
             raise FetchError(f'{sdist} is no sdist of {pin.project} '
                              f'{pin.version}; mend the pin in '
                              f'patches/series.toml')
         tops[0].rename(base)
-    except (tarfile.TarError, EOFError, OSError) as exc:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as exc:
         raise FetchError(f'{sdist} cannot be unpacked: {exc}')
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo,
+             folder: pathlib.Path) -> None:
+    """Write one member: plain files and folders, inside, as our own.
+
+    tarfile's own data filter does the same, but not on Debian 12's Python.
+
+    :raises tarfile.TarError: anything else
+    """
+    name = pathlib.PurePosixPath(member.name)
+    if name.is_absolute() or '..' in name.parts:
+        raise tarfile.TarError(f'{name} lies outside of it')
+    if member.isdir():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        return
+    source = archive.extractfile(member) if member.isreg() else None
+    if source is None:
+        raise tarfile.TarError(f'{name} is no plain file')
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with source, (folder / name).open('wb') as destination:
+        shutil.copyfileobj(source, destination)
+    (folder / name).chmod(0o755 if member.mode & 0o100 else 0o644)
 
 
 def clear_partial(folder: pathlib.Path, prefix: str) -> None:

@@ -144,15 +144,28 @@ class UnpackTest(FetchCase):
         self.assert_no_tree('cannot be unpacked')
         self.assertEqual([], list(self.temp.rglob('escaped')))
 
-    def test_absolute_path_stays_inside(self):
+    def test_absolute_path(self):
         self.archive(self.member(f'{self.temp}/escaped', size=1))
-        self.assert_no_tree('no sdist')
+        self.assert_no_tree('outside')
         self.assertFalse((self.temp / 'escaped').exists())
 
     def test_link_out_of_it(self):
         self.archive(self.member('nova-34.0.0/link', type=tarfile.SYMTYPE,
                                  linkname='../../../../../etc/passwd'))
         self.assert_no_tree('cannot be unpacked')
+
+    def test_hard_link(self):
+        self.archive(self.member('nova-34.0.0/link', type=tarfile.LNKTYPE,
+                                 linkname='../../../../../etc/passwd'))
+        self.assert_no_tree('no plain file')
+
+    def test_owner_and_special_modes_are_not_taken(self):
+        self.archive(self.member('nova-34.0.0/run', mode=0o4755, uid=1234,
+                                 gid=1234))
+        self.fetch()
+        stat = (self.trees / 'nova/run').stat()
+        self.assertEqual((0o755, os.getuid()),
+                         (stat.st_mode & 0o7777, stat.st_uid))
 
     def test_device(self):
         self.archive(self.member('nova-34.0.0/null', type=tarfile.CHRTYPE))
@@ -168,11 +181,13 @@ class UnpackTest(FetchCase):
         self.assert_no_tree('cannot be unpacked')
 
     def test_interrupted(self):
-        def interrupt(*args, **kwargs):
-            pathlib.Path(args[1], 'half').mkdir(parents=True)
-            raise KeyboardInterrupt
-        self.useFixture(fixtures.MonkeyPatch(
-            'tarfile.TarFile.extractall', interrupt))
+        copies = []
+
+        def interrupt(source, destination):
+            copies.append(destination)
+            if len(copies) == 3:
+                raise KeyboardInterrupt
+        self.useFixture(fixtures.MonkeyPatch('shutil.copyfileobj', interrupt))
         self.assertRaises(KeyboardInterrupt, self.fetch)
         self.assertEqual([], list(self.trees.iterdir()))
 
