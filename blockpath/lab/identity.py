@@ -19,8 +19,8 @@ from blockpath.lab import credentials
 from blockpath.lab import errors
 from blockpath.lab import layout
 
-#: The administrator's password in a database just created. It is changed
-#: before anything else is done, and opens nothing outside a lab's namespace.
+#: The passwords in a database just created. They are changed before other
+#: services start, and open nothing outside a lab's namespaces.
 SEED_PASSWORD = 'changed-at-every-start'
 _TIMEOUT = 60
 
@@ -41,8 +41,7 @@ class Identity:
                 f'keystone: {method} {path} answered {answer.status_code}')
         return answer.json() if answer.content else {}
 
-    def log_in(self, password: str) -> str:
-        """:returns: the id of the administrator."""
+    def log_in(self, password: str) -> None:
         answer = self._session.post(
             f'{self.url}/auth/tokens', timeout=_TIMEOUT, json={'auth': {
                 'identity': {'methods': ['password'], 'password': {
@@ -55,7 +54,6 @@ class Identity:
                                   f'in ({answer.status_code})')
         self._session.headers['X-Auth-Token'] = (
             answer.headers['X-Subject-Token'])
-        return answer.json()['token']['user']['id']
 
     def _role(self, name: str) -> str:
         for role in self._call('GET', '/roles')['roles']:
@@ -74,6 +72,11 @@ class Identity:
             self._call('PUT', f'/projects/{project}/users/{user}'
                               f'/roles/{self._role(role)}')
 
+    def set_password(self, user: str, password: str) -> None:
+        found = self._call('GET', f'/users?name={user}')['users']
+        self._call('PATCH', f'/users/{found[0]["id"]}',
+                   user={'password': password})
+
     def add_endpoints(self) -> None:
         for api, (_, _, kind) in layout.APIS.items():
             if api == 'keystone':
@@ -86,16 +89,21 @@ class Identity:
                     'region_id': layout.REGION, 'url': layout.url(api)})
 
 
-def fill(passwords: credentials.Passwords) -> None:
-    """Change the seed's password and add accounts and endpoints.
+def build() -> None:
+    """Add what is the same in every lab: the service account, the endpoints.
 
-    Must run in the control host's network namespace.
+    Must run in the control host's network namespace, as the others here.
     """
     identity = Identity(layout.url('keystone'))
-    admin = identity.log_in(SEED_PASSWORD)
-    identity._call('PATCH', f'/users/{admin}',
-                   user={'password': passwords.admin})
-    # Changing a password revokes its tokens.
-    identity.log_in(passwords.admin)
-    identity.add_service_account(passwords.service)
+    identity.log_in(SEED_PASSWORD)
+    identity.add_service_account(SEED_PASSWORD)
     identity.add_endpoints()
+
+
+def set_passwords(passwords: credentials.Passwords) -> None:
+    """Replace the seed's passwords by the lab's own."""
+    identity = Identity(layout.url('keystone'))
+    identity.log_in(SEED_PASSWORD)
+    # The administrator's last: a new password revokes the token.
+    identity.set_password('blockpath', passwords.service)
+    identity.set_password('admin', passwords.admin)

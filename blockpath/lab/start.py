@@ -76,7 +76,8 @@ class Start:
         """The steps. The order here breaks ties: longest way first."""
         task = tasks.Task
         start = {name: self._starter(name) for name in self.daemons.table}
-        daemons = ('anchors', 'schemas', 'rabbitmq')
+        # Services look their peers up once: the catalog must be complete.
+        daemons = ('identity', 'rabbitmq')
         return [
             task('configuration', self._configure),
             task('network', lambda: namespaces.create(self.site)),
@@ -89,14 +90,14 @@ class Start:
             *(task(f'libvirtd {host.name}', start[f'libvirtd-{host.name}'],
                    ('anchors',)) for host in layout.COMPUTES),
             task('tgtd', start['tgtd'], ('anchors',)),
-            task('nova-conductor', start['nova-conductor'], daemons),
             task('identity', self._identity, ('keystone',)),
+            task('nova-conductor', start['nova-conductor'], daemons),
             *(task(api, start[f'{api}-api'], daemons)
               for api in layout.APIS if api != 'keystone'),
             *(task(f'nova-compute {host.name}',
                    start[f'nova-compute-{host.name}'],
-                   ('nova-conductor', 'identity', 'placement',
-                    'accelerator', f'libvirtd {host.name}'))
+                   ('nova-conductor', 'placement', 'accelerator',
+                    f'libvirtd {host.name}'))
               for host in layout.COMPUTES),
             task('nova-scheduler', start['nova-scheduler'], daemons),
             task('cinder-volume', start['cinder-volume'],
@@ -106,19 +107,18 @@ class Start:
             task('accelerator', self._accelerate,
                  ('guest image', 'configuration')),
             task('image', self._add_image,
-                 ('guest image', 'glance', 'identity')),
+                 ('guest image', 'glance')),
             task('flavors', self._content(content.add_flavors),
-                 ('nova', 'identity')),
+                 ('nova',)),
             task('network types', self._content(content.add_network),
-                 ('neutron', 'identity')),
+                 ('neutron',)),
             task('volume types', self._content(content.add_volume_types),
-                 ('cinder', 'identity')),
+                 ('cinder',)),
             task('hypervisors', self._hypervisors,
                  ('nova-scheduler', *(f'nova-compute {host.name}'
                                       for host in layout.COMPUTES))),
             task('storage pool', self._content(content.wait_for_pool),
-                 ('cinder', 'cinder-volume', 'cinder-scheduler',
-                  'identity')),
+                 ('cinder', 'cinder-volume', 'cinder-scheduler')),
         ]
 
     def _starter(self, name: str) -> Step:
@@ -181,23 +181,24 @@ class Start:
 
     def _schemas(self) -> None:
         self.store.grant(self.passwords)
-        if self.store.ready:
-            return
-        database.create_schemas(
-            self.site, lambda name, argv: self.daemons.run(
-                layout.CONTROL.name, f'schema-{name}', argv,
-                OS_BOOTSTRAP_PASSWORD=identity.SEED_PASSWORD))
-        self.daemons.stop('mariadb', 60)
-        self.store.keep()
-        self.daemons.start_ready('mariadb')
+        if not self.store.ready:
+            database.create_schemas(
+                self.site, lambda name, argv: self.daemons.run(
+                    layout.CONTROL.name, f'schema-{name}', argv,
+                    OS_BOOTSTRAP_PASSWORD=identity.SEED_PASSWORD))
+
+    def _identity(self) -> None:
+        if not self.store.ready:
+            self._in_control(identity.build)
+            self.daemons.stop('mariadb', 60)
+            self.store.keep()
+            self.daemons.start_ready('mariadb')
+        self._in_control(identity.set_passwords, self.passwords)
 
     def _in_control(self, function: Callable[..., None],
                     *args: object) -> None:
         namespaces.run_in(self.site.netns(layout.CONTROL.name),
                           function, *args)
-
-    def _identity(self) -> None:
-        self._in_control(identity.fill, self.passwords)
 
     def _content(self, function: Callable[..., None]) -> Step:
         return lambda: self._in_control(function, self.site)
