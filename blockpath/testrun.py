@@ -279,16 +279,21 @@ def suite(folder: pathlib.Path, name: str, pattern: str = '',
         results.mkdir(exist_ok=True)
         result = Counting(log, tell)
         result.startTestRun()
-        with Child(arguments, folder,
-                   _UPSTREAM | {'PYTHON': sys.executable},
-                   subprocess.PIPE, log) as process:
-            subunit.ByteStreamToStreamResult(
-                process.stdout, non_subunit_name='output').run(result)
-        result.stopTestRun()
-        if process.returncode or result.counts == Counts():
-            log.write(f'stestr ended with exit code {process.returncode} '
-                      f'after {result.counts}\n')
-            result.counts.failed = result.counts.failed or 1
+        # Services under test log there at length; it would bury the results.
+        with (LOGS / f'{name}.stderr.log').open('w+') as stderr:
+            with Child(arguments, folder,
+                       _UPSTREAM | {'PYTHON': sys.executable},
+                       subprocess.PIPE, stderr) as process:
+                subunit.ByteStreamToStreamResult(
+                    process.stdout, non_subunit_name='output').run(result)
+            result.stopTestRun()
+            if process.returncode or result.counts == Counts():
+                stderr.seek(0)
+                log.writelines(stderr.readlines()[-TAIL:])
+                log.write(f'stestr ended with exit code {process.returncode} '
+                          f'after {result.counts}\n')
+                result.counts.failed = result.counts.failed or 1
+        log.writelines(f'failed: {each}\n' for each in result.failed)
         return result.counts
     return work
 
@@ -300,6 +305,7 @@ class Counting(testtools.StreamToDict):
                  tell: Callable[[Counts], None]) -> None:
         super().__init__(self._ended)
         self.counts = Counts()
+        self.failed: list[str] = []
         self._log = log
         self._tell = tell
 
@@ -322,13 +328,13 @@ class Counting(testtools.StreamToDict):
 
     def _failed(self, test: real.TestDict) -> None:
         self.counts.failed += 1
+        self.failed.append(test['id'])
         state = ('never ended' if test['status'] == 'inprogress'
                  else test['status'])
-        self._log.write(f'{test["id"]}: {state}\n')
-        self._details(test)
-
-    def _details(self, test: real.TestDict) -> None:
-        for name, detail in test['details'].items():
+        self._log.write(f'\n{test["id"]}: {state}\n')
+        # The traceback last: the end of the log is what is shown.
+        for name, detail in sorted(test['details'].items(),
+                                   key=lambda item: 'traceback' in item[0]):
             if detail.content_type.type == 'text':
                 self._log.write(f'{name}:\n{detail.as_text()}\n')
 
