@@ -123,14 +123,23 @@ def steps(series: model.Series, quick: bool) -> Iterable[Step]:
             yield from new_tests(series, tree)
     if quick:
         return
+    yield from machine_tests()
     nova = series.work('nova', series.default)
     yield Step('nova-libvirt', suite(nova, 'nova-libvirt',
                                      r'nova\.tests\.unit\.virt\.libvirt'))
     yield Step('nova-functional', functional(nova, 'nova-functional',
                                              FUNCTIONAL))
-    if (paths.ROOT / 'blockpath' / 'lab' / 'cli.py').exists():
-        yield Step('lab', command(python, '-m', 'blockpath', 'lab', 'run',
-                                  'demo'))
+    yield Step('lab', command(python, '-m', 'blockpath', 'lab', 'run',
+                              'demo'))
+
+
+def machine_tests() -> Iterable[Step]:
+    """Our tests that start guests and daemons: one at a time, for figures."""
+    for folder in sorted((paths.ROOT / 'tests').iterdir()):
+        if folder.name != 'unit' and (folder / '__init__.py').exists():
+            yield Step(folder.name, suite(
+                paths.ROOT, folder.name, test_path=f'./tests/{folder.name}',
+                workers=1))
 
 
 def new_tests(series: model.Series, tree: str) -> Iterable[Step]:
@@ -267,12 +276,12 @@ def call(log: IO[str], folder: pathlib.Path, *arguments: str) -> bool:
 
 
 def suite(folder: pathlib.Path, name: str, pattern: str = '',
-          test_path: str = '') -> Work:
-    """A step that is a test suite, run by stestr in two processes."""
+          test_path: str = '', workers: int = 2) -> Work:
+    """A step that is a test suite, run by stestr in so many processes."""
     results = LOGS / f'{name}.stestr'
     arguments = [sys.executable, '-m', 'stestr', '--repo-url', str(results)]
     arguments += ['--test-path', test_path] if test_path else []
-    arguments += ['run', '--subunit', '--concurrency', '2']
+    arguments += ['run', '--subunit', '--concurrency', str(workers)]
     arguments += [pattern] if pattern else []
 
     def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:

@@ -22,6 +22,7 @@ import fixtures
 import testtools
 
 from blockpath.series import git
+from blockpath.series import model
 from blockpath import testrun
 from tests.unit.series import base
 
@@ -157,6 +158,22 @@ class StepTest(Case):
         process.send_signal(signal.SIGINT)
         self.assertNotEqual(0, process.wait(20))
         self.assertRaises(ProcessLookupError, os.kill, child, 0)
+
+
+class StepsTest(testtools.TestCase):
+
+    def names(self, quick: bool) -> list[str]:
+        return [step.name for step in testrun.steps(
+            model.Series(testrun.paths.ROOT), quick)]
+
+    def test_quick_is_the_beginning(self):
+        quick, whole = self.names(True), self.names(False)
+        self.assertEqual(quick, whole[:len(quick)])
+        for name in ('style', 'shell', 'types', 'unit', 'series'):
+            self.assertIn(name, quick)
+        for name in ('nova-libvirt', 'nova-functional', 'lab'):
+            self.assertNotIn(name, quick)
+            self.assertIn(name, whole)
 
 
 class StyleTest(base.TestCase):
