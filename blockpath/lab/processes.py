@@ -15,6 +15,7 @@ Each is recorded by its id, the time it started and the machine's boot, so
 that a record never names a stranger that got the same id later.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -138,20 +139,30 @@ def _reap(pids: Iterable[int]) -> None:
             pass
 
 
+def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
+    try:
+        send(pid, number)
+    except ProcessLookupError:
+        pass
+
+
 def end(process: Process, grace: float) -> None:
-    """End one process: ask first, insist after ``grace`` seconds."""
+    """End one process: ask first, insist after ``grace`` seconds.
+
+    Those of its children that are left in its session are killed with it.
+    """
     deadline = time.monotonic() + grace
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if not process.alive:
-            break
-        try:
-            os.kill(process.pid, number)
-        except ProcessLookupError:
-            break
-        while process.alive and (number == signal.SIGKILL or
-                                 time.monotonic() < deadline):
-            _reap([process.pid])
-            time.sleep(0.02)
+    if process.alive:
+        _signal(os.kill, process.pid, signal.SIGTERM)
+    while process.alive and time.monotonic() < deadline:
+        _reap([process.pid])
+        time.sleep(0.02)
+    if process.alive:
+        # Each was started in a session, and so a group, of its own.
+        _signal(os.killpg, process.pid, signal.SIGKILL)
+    while process.alive:
+        _reap([process.pid])
+        time.sleep(0.02)
     _reap([process.pid])
 
 
@@ -159,9 +170,6 @@ def kill_all(pids: Iterable[int]) -> None:
     """Kill processes whose ids were just read from /proc."""
     pids = list(pids)
     for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        _signal(os.kill, pid, signal.SIGKILL)
     time.sleep(0.02)
     _reap(pids)

@@ -132,6 +132,10 @@ class Targets:
         if target and not luns:
             self._remove_target(target)
 
+    def mapped(self, volume_id: str) -> bool:
+        """Whether any host has the volume."""
+        return any(volume_id in luns for luns in self.luns.values())
+
     def resize(self, volume_id: str) -> None:
         """Tell the initiators that the volume's file has grown."""
         for host in layout.COMPUTES:

@@ -181,18 +181,16 @@ class FileDriver(driver.VolumeDriver):
     def terminate_connection(self, volume, connector, **kwargs):
         """Unmap, unless another server on that host has the volume too.
 
-        :returns: whether one has.
+        :returns: whether it is still mapped to some host. Were that not
+            said, Cinder would call remove_export: during a live migration
+            the volume is mapped to two hosts, and one of them goes.
         """
-        if not connector:
-            # A forced detach: the host is not known.
-            for host in layout.COMPUTES:
+        # Without a connector, a forced detach, the host is not known.
+        leaving = [self._host(connector)] if connector else layout.COMPUTES
+        for host in leaving:
+            users = [attachment for attachment in volume.volume_attachment
+                     if (attachment.connector or {}).get('initiator') ==
+                     host.initiator]
+            if len(users) < 2 or not connector:
                 self.targets.unmap(volume.name_id, host)
-            return False
-        host = self._host(connector)
-        users = [attachment for attachment in volume.volume_attachment
-                 if (attachment.connector or {}).get('initiator') ==
-                 host.initiator]
-        if len(users) > 1:
-            return True
-        self.targets.unmap(volume.name_id, host)
-        return False
+        return self.targets.mapped(volume.name_id)

@@ -1,0 +1,380 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""A running lab, for scenarios: its cloud, its hosts, its parts."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import pathlib
+import subprocess
+import time
+from typing import Any
+
+import libvirt
+import openstack.connection
+import openstack.exceptions
+
+from blockpath.lab import content
+from blockpath.lab import errors
+from blockpath.lab import layout
+from blockpath.lab import namespaces
+from blockpath.lab import services
+from blockpath.lab import state
+from blockpath.lab import storage
+from blockpath.lab import targets
+from blockpath.lab import wait
+
+#: Seconds between two looks at something that changes.
+POLL = 0.2
+#: Seconds that anything may take, emulated guests and busy machines included.
+PATIENCE = 120.0
+
+
+class MigrationFailed(errors.LabError):
+    """A live migration ended in another state than ``completed``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Migration:
+    """A live migration that has ended.
+
+    :ivar status: Nova's, ``completed`` when it went well.
+    :ivar seconds: from the request until Nova said so.
+    """
+
+    id: int
+    source: str
+    destination: str
+    status: str
+    seconds: float
+
+    @property
+    def completed(self) -> bool:
+        return self.status == 'completed'
+
+
+class Lab:
+    """A lab that is up.
+
+    Volumes and servers are given and returned as openstacksdk's objects;
+    hosts by their names.
+
+    :raises LabError: the lab is not up.
+    """
+
+    def __init__(self, site: layout.Site | None = None) -> None:
+        self.site = site or layout.Site()
+        if state.find(self.site) is not state.State.UP:
+            raise errors.LabError(
+                'the lab is not up; start it with: blockpath lab up')
+        self.daemons = services.Daemons(self.site)
+        self.storage = storage.Storage(self.daemons)
+        #: Names of the compute hosts.
+        self.hosts = tuple(host.name for host in layout.COMPUTES)
+        #: How guests run here: ``kvm`` or ``qemu``.
+        self.virt_type = state.facts(self.site)['virt_type']
+        self._libvirt: dict[str, libvirt.virConnect] = {}
+
+    # Hosts ---------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Move this thread, and those it starts, to the control host.
+
+        The APIs are reachable from there only. The files stay the same.
+        """
+        namespaces.enter(self.site.netns(layout.CONTROL.name))
+
+    def run_in(self, host: str, argv: Sequence[str],
+               **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program on a host: ``cmp1``, ``storage``, ...
+
+        :param kwargs: for :func:`subprocess.run`; output is captured as
+            text.
+        """
+        return subprocess.run(
+            [*self.daemons.enter(host), *argv], capture_output=True,
+            text=True, env=self.daemons.env(), **kwargs)
+
+    def root(self, host: str) -> pathlib.Path:
+        """A host's root directory: its /run and /etc are its own."""
+        return self.daemons.root(host)
+
+    def processes(self) -> dict[int, str]:
+        """Every process of the lab: id -> host."""
+        prefix = f'{self.site.prefix}-'
+        return {pid: name.removeprefix(prefix) for pid, name in
+                namespaces.members(namespaces.existing(self.site)).items()}
+
+    def hypervisor(self, host: str) -> libvirt.virConnect:
+        """A connection to a host's libvirtd, from any namespace."""
+        if host in self._libvirt:
+            try:
+                # isAlive() would not notice that libvirtd was restarted.
+                self._libvirt[host].getLibVersion()
+                return self._libvirt[host]
+            except libvirt.libvirtError:
+                pass
+        self._libvirt[host] = libvirt.open(self.daemons.libvirt_uri(host))
+        return self._libvirt[host]
+
+    def restart(self, service: str) -> None:
+        """Stop a service and start it; it serves when this returns.
+
+        A tgtd that is started anew knows no target: cinder-volume, which
+        fills it, is restarted as well.
+        """
+        self.daemons.restart(service)
+        if service == 'tgtd':
+            self.daemons.restart('cinder-volume')
+
+    # The cloud -----------------------------------------------------------
+
+    @functools.cached_property
+    def cloud(self) -> openstack.connection.Connection:
+        """The APIs, as administrator. See :meth:`enter`."""
+        return content.connect(self.site)
+
+    @functools.cached_property
+    def image_id(self) -> str:
+        """The tiny guest."""
+        return self.cloud.image.find_image(
+            content.IMAGE, ignore_missing=False).id
+
+    def create_volume(self, name: str, size: int = 1, bootable: bool = False,
+                      **attributes: Any) -> Any:
+        """Create a volume and wait until it is there.
+
+        :param size: GiB.
+        :param bootable: with the tiny guest on it, else blank.
+        """
+        image = {'image_id': self.image_id} if bootable else {}
+        volume = self.cloud.block_storage.create_volume(
+            name=name, size=size, **image, **attributes)
+        return self.wait_for_volume(volume, 'available')
+
+    def wait_for_volume(self, volume: Any, status: str) -> Any:
+        """:raises LabError: it came into an error state instead."""
+        def look() -> Any:
+            found = self.cloud.block_storage.get_volume(volume.id)
+            if found.status == status:
+                return found
+            if found.status.startswith('error'):
+                raise errors.LabError(f'volume {found.name} is '
+                                      f'{found.status}, not {status}')
+            return None
+
+        return wait.until(look, f'volume {volume.name} to be {status}',
+                          PATIENCE, POLL)
+
+    def delete_volume(self, volume: Any) -> None:
+        """Delete a volume and wait until it is gone."""
+        self.cloud.block_storage.delete_volume(volume.id)
+
+        def gone() -> bool:
+            try:
+                found = self.cloud.block_storage.get_volume(volume.id)
+            except openstack.exceptions.NotFoundException:
+                return True
+            if found.status.startswith('error'):
+                raise errors.LabError(f'volume {found.name} is '
+                                      f'{found.status} after its deletion')
+            return False
+
+        wait.until(gone, f'volume {volume.name} to be deleted', PATIENCE,
+                   POLL)
+
+    def backing_file(self, volume: Any) -> pathlib.Path:
+        """The file that holds a volume's bytes."""
+        return self.site.volumes / f'volume-{volume.id}'
+
+    def boot(self, name: str, volume: Any, host: str | None = None,
+             network: bool = False) -> Any:
+        """Boot a server from a volume and wait until it is active.
+
+        :param host: where; else the scheduler decides.
+        :param network: with a port on the ``private`` network.
+        """
+        networks: Any = 'none'
+        if network:
+            found = self.cloud.network.find_network(
+                content.NETWORK, ignore_missing=False)
+            networks = [{'uuid': found.id}]
+        flavor = self.cloud.compute.find_flavor(content.FLAVOR,
+                                                ignore_missing=False)
+        server = self.cloud.compute.create_server(
+            name=name, flavor_id=flavor.id, networks=networks,
+            block_device_mapping=[{
+                'uuid': volume.id, 'source_type': 'volume',
+                'destination_type': 'volume', 'boot_index': 0,
+                'delete_on_termination': False}],
+            **({'host': host} if host else {}))
+        return self.wait_for_server(server, 'ACTIVE')
+
+    def wait_for_server(self, server: Any, status: str) -> Any:
+        """Wait for a server's status, and for all tasks on it to end.
+
+        :raises LabError: it came into state ERROR; with Nova's fault.
+        """
+        def look() -> Any:
+            found = self.cloud.compute.get_server(server.id)
+            if found.status == status and not found.task_state:
+                return found
+            if found.status == 'ERROR':
+                fault = (found.fault or {}).get('message', 'no fault given')
+                raise errors.LabError(f'server {found.name} is in error: '
+                                      f'{fault}')
+            return None
+
+        return wait.until(look, f'server {server.name} to be {status}',
+                          PATIENCE, POLL)
+
+    def delete_server(self, server: Any) -> None:
+        """Delete a server and wait until it is gone."""
+        self.cloud.compute.delete_server(server.id)
+
+        def gone() -> bool:
+            try:
+                self.cloud.compute.get_server(server.id)
+            except openstack.exceptions.NotFoundException:
+                return True
+            return False
+
+        wait.until(gone, f'server {server.name} to be deleted', PATIENCE,
+                   POLL)
+
+    def attach(self, server: Any, volume: Any) -> Any:
+        """Attach a volume and wait until it is in use.
+
+        :returns: the volume.
+        """
+        self.cloud.compute.create_volume_attachment(
+            server.id, volume_id=volume.id)
+        return self.wait_for_volume(volume, 'in-use')
+
+    def detach(self, server: Any, volume: Any) -> Any:
+        """Detach a volume and wait until it is available.
+
+        :returns: the volume.
+        """
+        self.cloud.compute.delete_volume_attachment(server.id, volume.id)
+        return self.wait_for_volume(volume, 'available')
+
+    def clean(self) -> None:
+        """Delete all servers and volumes, whoever made them."""
+        for server in list(self.cloud.compute.servers()):
+            self.delete_server(server)
+        for volume in list(self.cloud.block_storage.volumes()):
+            self.delete_volume(volume)
+
+    def host_of(self, server: Any) -> str:
+        """Where Nova says that a server is."""
+        return self.cloud.compute.get_server(server.id).compute_host
+
+    # Live migration ------------------------------------------------------
+
+    def migrate(self, server: Any, destination: str,
+                check: bool = True) -> Migration:
+        """Live-migrate a server and wait for the end of it.
+
+        :param check: raise when it fails; else tell only.
+        :raises MigrationFailed: it did not complete; names Nova's reason.
+        """
+        known = {migration.id for migration in self._migrations(server)}
+        source = self.host_of(server)
+        started = time.monotonic()
+        self.cloud.compute.live_migrate_server(
+            server.id, host=destination, block_migration='auto')
+
+        def ended() -> Any:
+            for migration in self._migrations(server):
+                if (migration.id not in known and
+                        migration.status in _MIGRATION_ENDS):
+                    return migration
+            return None
+
+        found = wait.until(ended, f'server {server.name} to be migrated to '
+                           f'{destination}', PATIENCE, POLL)
+        seconds = time.monotonic() - started
+        migration = Migration(found.id, source, destination, found.status,
+                              seconds)
+        self.wait_for_server(server, 'ACTIVE')
+        if check and not migration.completed:
+            raise MigrationFailed(
+                f'the migration of {server.name} from {source} to '
+                f'{destination} is in state {found.status}: '
+                f'{self.fault(server)}')
+        return migration
+
+    def _migrations(self, server: Any) -> list[Any]:
+        answer = self.cloud.compute.get(
+            f'/os-migrations?instance_uuid={server.id}'
+            '&migration_type=live-migration')
+        openstack.exceptions.raise_from_response(answer)
+        return [_Found(row['id'], row['status'])
+                for row in answer.json()['migrations']]
+
+    def fault(self, server: Any) -> str:
+        """What Nova noted of the last action on a server that failed."""
+        for action in self.cloud.compute.server_actions(server.id):
+            detail = self.cloud.compute.get_server_action(
+                action.request_id, server.id)
+            for event in detail.events or []:
+                if event.result == 'Error':
+                    return event.details or 'no details given'
+        return 'no reason given'
+
+    # What a guest is to its hypervisor -----------------------------------
+
+    def domain(self, server: Any, host: str | None = None
+               ) -> libvirt.virDomain:
+        """:raises libvirt.libvirtError: it is not on that host.
+
+        :param host: else where Nova says that it is.
+        """
+        hypervisor = self.hypervisor(host or self.host_of(server))
+        return hypervisor.lookupByUUIDString(server.id)
+
+    def console(self, server: Any, host: str) -> pathlib.Path:
+        """The file that a host's QEMU writes the guest's console to."""
+        return (self.site.host(host) / 'nova' / 'instances' / server.id /
+                'console.log')
+
+    def secrets(self, host: str) -> list[libvirt.virSecret]:
+        """libvirt's secrets on a host."""
+        return self.hypervisor(host).listAllSecrets()
+
+    def scsi_devices(self) -> list[str]:
+        """SCSI devices of this machine's kernel: there must never be one."""
+        found = pathlib.Path('/sys/class/scsi_device')
+        return sorted(entry.name for entry in found.glob('*'))
+
+    def lun(self, volume: Any, host: str) -> int | None:
+        """By which LUN a host sees a volume; None: it does not."""
+        path = str(self.backing_file(volume))
+        for lun, backing in self.storage.luns(host).items():
+            if backing == path:
+                return lun
+        return None
+
+    def iqn(self, host: str) -> str:
+        """The IQN of a host's target."""
+        return targets.target_iqn(layout.compute(host))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    id: int
+    status: str
+
+
+_MIGRATION_ENDS = frozenset(('completed', 'error', 'failed',
+                             'cancelled'))
