@@ -11,35 +11,59 @@
 #    under the License.
 """``blockpath lab``."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import signal
+import types
 
 import click
 
+from blockpath.lab import errors
 from blockpath.lab import layout
+from blockpath import paths
+
+# Heavy modules are imported by the commands that need them.
 
 
 @click.group(short_help='A cloud on this machine.')
 def group() -> None:
     """A cloud on this machine: two compute hosts, one storage host.
 
-    Everything runs in namespaces of its own and needs root.
+    Everything runs in namespaces of its own, and needs root.
     """
+
+
+def _need_root() -> None:
     if os.geteuid():
-        raise click.ClickException('the lab needs root; run it with sudo')
+        raise errors.LabError('the lab needs root; run this with sudo')
 
 
-def _interrupt(number: int, frame: object) -> None:
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Take a request to end as Ctrl-C, and say one line of either."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise errors.LabError('interrupted') from None
 
 
 @group.command()
 def up() -> None:
-    """Start the lab; return when it serves."""
+    """Start the lab; return when it serves.
+
+    What a killed lab left behind is cleared first.
+    """
     from blockpath.lab import progress
     from blockpath.lab import start
-    signal.signal(signal.SIGTERM, _interrupt)
-    with progress.report() as report:
+    _need_root()
+    with _interruptible(), progress.report() as report:
         started = start.up(layout.Site(), report)
         report.say('the lab is up' if started else 'the lab was up already')
 
@@ -48,21 +72,131 @@ def up() -> None:
 def down() -> None:
     """Stop the lab and remove all of it but the logs in .lab/log."""
     from blockpath.lab import state
+    _need_root()
     site = layout.Site()
     with state.locked(site):
         state.clear(site)
     click.echo('the lab is down')
 
 
+@group.command()
+def status() -> None:
+    """Show what runs; exit code 1 unless all does."""
+    from blockpath.lab import state
+    from blockpath.lab import status as lines
+    import rich.box
+    import rich.console
+    import rich.table
+    _need_root()
+    site = layout.Site()
+    found = state.find(site)
+    if found is not state.State.UP:
+        raise errors.LabError({
+            state.State.DOWN: 'the lab is down',
+            state.State.REMAINS: 'the lab is being started or stopped, or '
+                                 'was killed; the next up clears it',
+        }[found])
+    table = rich.table.Table('service', 'host', 'process', 'MiB', 'state',
+                             box=rich.box.SIMPLE)
+    services, total = lines.collect(site)
+    for line in services:
+        table.add_row(line.service.name, line.service.host,
+                      str(line.process.pid) if line.process else '',
+                      str(line.memory), 'runs' if line.alive else 'DEAD')
+    rich.console.Console().print(table)
+    click.echo(f'{total} MiB in all; guests run on '
+               f'{state.facts(site)["virt_type"]}')
+    for line in services:
+        if line.process:
+            line.process.check()
+
+
+@group.command()
+@click.argument('service')
+def restart(service: str) -> None:
+    """Stop one service and start it again; 'status' names them."""
+    from blockpath.lab import cloud
+    _need_root()
+    cloud.Lab().restart(service)
+    click.echo(f'{service} serves again')
+
+
 @group.command(context_settings={'ignore_unknown_options': True},
                add_help_option=False)
 @click.argument('arguments', nargs=-1, type=click.UNPROCESSED)
 def openstack(arguments: tuple[str, ...]) -> None:
-    """Run the openstack command against the lab, as administrator."""
+    """Run the openstack command on the lab, as administrator."""
     from blockpath.lab import namespaces
+    _need_root()
     site = layout.Site()
     namespaces.enter(site.netns(layout.CONTROL.name))
     os.environ.update(
         OS_CLOUD='lab',
         OS_CLIENT_CONFIG_FILE=str(site.etc / 'control' / 'clouds.yaml'))
     os.execv(site.bin('openstack'), ['openstack', *arguments])
+
+
+class Scenarios(click.Group):
+    """A command a scenario, imported when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from blockpath.lab import scenarios
+        return scenarios.names()
+
+    def get_command(self, ctx: click.Context,
+                    cmd_name: str) -> click.Command | None:
+        from blockpath.lab import scenarios
+        if cmd_name not in scenarios.names():
+            return None
+        module = scenarios.load(cmd_name)
+        return click.Command(
+            cmd_name, help=module.__doc__,
+            params=list(getattr(module, 'OPTIONS', ())),
+            callback=lambda **options: _run(
+                cmd_name, module, ctx.params['keep'], options))
+
+    def format_commands(self, ctx: click.Context,
+                        formatter: click.HelpFormatter) -> None:
+        from blockpath.lab import scenarios
+        with formatter.section('Scenarios'):
+            formatter.write_dl([(name, scenarios.summary(name))
+                                for name in scenarios.names()])
+
+
+@group.command(cls=Scenarios, subcommand_metavar='SCENARIO [OPTIONS]')
+@click.option('--keep', is_flag=True,
+              help='Leave a lab up that was started for this.')
+def run(keep: bool) -> None:
+    """Run a scenario; exit code 1 when one of its checks fails.
+
+    A lab is started for it, and stopped afterwards, unless one is up.
+    """
+
+
+def _run(name: str, scenario: types.ModuleType, keep: bool,
+         options: dict[str, object]) -> None:
+    from blockpath.lab import cloud
+    from blockpath.lab import progress
+    from blockpath.lab import report as reports
+    from blockpath.lab import start
+    from blockpath.lab import state
+    _need_root()
+    site = layout.Site()
+    with _interruptible(), progress.report() as output:
+        started = start.up(site, output)
+        report = reports.Report(output, paths.BUILD / name)
+        try:
+            lab = cloud.Lab(site)
+            lab.enter()
+            lab.storage.heal()
+            scenario.run(lab, report, **options)
+        finally:
+            report.write()
+            if started and not keep:
+                with state.locked(site):
+                    state.clear(site)
+    if report.failed:
+        raise errors.LabError(f'{len(report.failed)} of '
+                              f'{len(report.checks)} checks failed: '
+                              f'{"; ".join(report.failed)}')
+    click.echo(f'all {len(report.checks)} checks passed')
