@@ -12,8 +12,6 @@
 
 """iSCSI volumes through QEMU's own initiator, without a device on the host."""
 
-import typing as ty
-
 from oslo_log import log as logging
 
 from nova import exception
@@ -38,8 +36,7 @@ class LibvirtNetISCSIVolumeDriver(net.LibvirtNetVolumeDriver):
     CHAP ``username`` and ``secret_uuid``.
     """
 
-    def connect_volume(self, connection_info: dict[str, ty.Any],
-                       instance) -> None:
+    def connect_volume(self, connection_info, instance):
         """Find a path to the volume and store its credentials.
 
         :raises: InvalidISCSIConnection naming the key that is wrong
@@ -66,13 +63,12 @@ class LibvirtNetISCSIVolumeDriver(net.LibvirtNetVolumeDriver):
                   {'volume': volume_id, 'lun': path.lun, 'target': path.iqn,
                    'portal': path.portal}, instance=instance)
 
-    def disconnect_volume(self, connection_info: dict[str, ty.Any], instance,
-                          force: bool = False) -> None:
+    def disconnect_volume(self, connection_info, instance, force=False):
         """Forget the volume's credentials; QEMU has logged out by itself."""
         iscsi_secret.delete(
             self.host, driver_block_device.get_volume_id(connection_info))
 
-    def _get_net_config(self, conf, connection_info: dict[str, ty.Any]):
+    def _get_net_config(self, conf, connection_info):
         choice = connection_info['data'][iscsi_initiator.CHOICE]
         if 'target' not in choice:
             raise exception.InvalidISCSIConnection(
