@@ -43,11 +43,22 @@ def _own_etc(folder: pathlib.Path) -> None:
     _mount('--bind', '/run/etc', '/etc')
 
 
+def _own_sys() -> None:
+    # The network devices in /sys are those of the namespace that mounted it:
+    # without this Nova would not find the taps that it made.
+    groups = '/run/cgroup'
+    os.mkdir(groups)
+    _mount('--rbind', '/sys/fs/cgroup', groups)
+    _mount('-t', 'sysfs', 'none', '/sys')
+    _mount('--rbind', groups, '/sys/fs/cgroup')
+
+
 def main(argv: list[str]) -> None:
     folder, hostname, *binds = argv
     socket.sethostname(hostname)
     _mount('-t', 'tmpfs', '-o', 'mode=755', 'none', '/run')
     os.mkdir(TEMPORARY, 0o700)
+    _own_sys()
     _own_etc(pathlib.Path(folder) / 'etc')
     for bind in binds:
         source, target = bind.split(':')

@@ -177,9 +177,10 @@ def _run(name: str, scenario: types.ModuleType, keep: bool,
          options: dict[str, object]) -> None:
     from blockpath.lab import cloud
     from blockpath.lab import progress
-    from blockpath.lab import report as reports
     from blockpath.lab import start
     from blockpath.lab import state
+    from blockpath import report as reports
+    import rich.console
     _need_root()
     site = layout.Site()
     with _interruptible(), progress.report() as output:
@@ -191,10 +192,12 @@ def _run(name: str, scenario: types.ModuleType, keep: bool,
             lab.storage.heal()
             scenario.run(lab, report, **options)
         finally:
-            report.write()
+            page = report.write()
             if started and not keep:
                 with state.locked(site):
                     state.clear(site)
+    rich.console.Console().print(report.table())
+    click.echo(f'{page} shows it')
     if report.failed:
         raise errors.LabError(f'{len(report.failed)} of '
                               f'{len(report.checks)} checks failed: '

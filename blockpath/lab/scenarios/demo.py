@@ -26,8 +26,8 @@ from lxml import etree
 from blockpath.lab import cloud
 from blockpath.lab import lookout
 from blockpath.lab import plots
-from blockpath.lab import report as reports
 from blockpath.lab import writes
+from blockpath import report as reports
 
 #: How much longer than in rest the guest's writes may stand still while a
 #: migration fails, in seconds.
@@ -172,7 +172,7 @@ class Act:
             sessions[self.host] == {self.initiator(self.host)} and
             not sessions[other], ', '.join(sorted(sessions[self.host])))
         self.report.check(
-            f'{title}: only {other} has no secrets',
+            f'{title}: only {self.host} has secrets',
             self._secrets(self.host) == {self.root.id, self.data.id} and
             not self._secrets(other))
         self.report.check(

@@ -14,8 +14,8 @@
 import contextlib
 
 from blockpath.lab import cloud
-from blockpath.lab import report as reports
 from blockpath.lab import wait
+from blockpath import report as reports
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:

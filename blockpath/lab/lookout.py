@@ -1,0 +1,117 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Looks, during a run, for what must never be there.
+
+A password on a command line is seen for a moment only, and so is a device
+that comes and goes: both are looked for all the time, in a thread. Logs and
+temporary files stay, and are searched at the end.
+"""
+
+from collections.abc import Collection
+from collections.abc import Iterable
+import os
+import pathlib
+import threading
+import time
+
+from blockpath.lab import cloud
+
+#: Seconds between two looks at all processes: a process that lives shorter
+#: than this may be missed, one that logs in to a target does not.
+_PAUSE = 0.02
+_TEMPORARY = ('/tmp', '/var/tmp')
+#: Larger files are images and memory, not notes of passwords.
+_LARGEST = 16 << 20
+
+
+class Lookout:
+    """Watches command lines and SCSI devices until its block ends.
+
+    :ivar exposed: command lines that held a password, the password masked
+    :ivar devices: SCSI devices that appeared
+    :ivar looks: how often everything was looked at
+    """
+
+    def __init__(self, lab: cloud.Lab, passwords: Collection[str]) -> None:
+        self._lab = lab
+        self._passwords = [word.encode() for word in passwords]
+        self._known = set(lab.scsi_devices())
+        self.exposed: set[str] = set()
+        self.devices: set[str] = set()
+        self.looks = 0
+        self.began = time.time()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> 'Lookout':
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_PAUSE):
+            self._look()
+
+    def _look(self) -> None:
+        for entry in os.scandir('/proc'):
+            if entry.name.isdigit():
+                self._check(_read(pathlib.Path(entry.path, 'cmdline')))
+        self.devices |= set(self._lab.scsi_devices()) - self._known
+        self.looks += 1
+
+    def _check(self, line: bytes) -> None:
+        for word in self._passwords:
+            if word in line:
+                shown = line.replace(word, b'***').replace(b'\0', b' ')
+                self.exposed.add(shown.decode(errors='replace'))
+
+    def files_with_passwords(self) -> list[str]:
+        """Logs of the lab, and temporary files since the start of the run."""
+        found = []
+        for path in self._files():
+            content = _read(path)
+            if any(word in content for word in self._passwords):
+                found.append(str(path))
+        return sorted(found)
+
+    def _files(self) -> Iterable[pathlib.Path]:
+        site = self._lab.site
+        yield from _below(site.log)
+        for host in self._lab.hosts:
+            yield from _below(self._lab.root(host) / 'run/tmp')
+            yield from _below(site.host(host), '*.log')
+        for folder in _TEMPORARY:
+            for path in _below(pathlib.Path(folder)):
+                if path.is_relative_to(site.state):
+                    continue
+                status = path.stat()
+                if (status.st_mtime > self.began and
+                        status.st_size < _LARGEST):
+                    yield path
+
+
+def _below(folder: pathlib.Path, pattern: str = '*'
+           ) -> Iterable[pathlib.Path]:
+    for path in folder.rglob(pattern):
+        if path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        # A process or a file that has gone since.
+        return b''

@@ -1,0 +1,53 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Plots of what a scenario saw, for its page."""
+
+from collections.abc import Sequence
+
+import matplotlib.figure
+
+from blockpath.lab import writes
+from blockpath import report
+
+#: Seconds shown before and after a move.
+_MARGIN = 3.0
+
+
+def moves(watcher: writes.Watcher,
+          spans: Sequence[tuple[str, float, float]]) -> str:
+    """The time between arrivals around each move, on one scale.
+
+    :param spans: title, begin and end of each, in seconds of
+        ``time.monotonic()``
+    :returns: SVG
+    """
+    rows = (len(spans) + 1) // 2
+    figure = matplotlib.figure.Figure(figsize=(11, 2.3 * rows))
+    grid = figure.subplots(rows, 2, sharey=True, squeeze=False).flat
+    for axes, (title, began, ended) in zip(grid, spans):
+        points = watcher.series(began - _MARGIN, ended + _MARGIN)
+        axes.plot([at - began for at, _ in points],
+                  [gap * 1000 for _, gap in points], '.', markersize=2.5,
+                  color='#1f5fa8', alpha=0.6)
+        longest = watcher.longest_stall(began, ended)
+        axes.axvline(0, color='#999999', linewidth=0.8)
+        axes.set_title(f'{title}: {longest.seconds * 1000:.0f} ms at most',
+                       fontsize=9, loc='left')
+        axes.set_yscale('log')
+        axes.grid(True, axis='y', linewidth=0.3)
+        axes.tick_params(labelsize=8)
+        axes.set_ylabel('ms', fontsize=8)
+        axes.set_xlabel('s since the request', fontsize=8)
+    for axes in list(grid):
+        axes.set_axis_off()
+    figure.tight_layout()
+    return report.svg(figure)

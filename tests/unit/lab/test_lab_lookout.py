@@ -1,0 +1,89 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""The lookout sees what it looks for: else its silence proves nothing."""
+
+import pathlib
+import subprocess
+import time
+
+import fixtures
+import testtools
+
+from blockpath.lab import layout
+from blockpath.lab import lookout
+
+WORD = 'Tr0ub4dor-and-3'
+
+
+class _Lab:
+    """As much of a lab as is looked at."""
+
+    hosts = ('cmp1',)
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.site = layout.Site(state=folder)
+        self.devices: list[str] = ['0:0:0:0']
+
+    def scsi_devices(self) -> list[str]:
+        return self.devices
+
+    def root(self, host: str) -> pathlib.Path:
+        return self.site.state / 'root' / host
+
+
+class LookoutTestCase(testtools.TestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        folder = self.useFixture(fixtures.TempDir()).path
+        self.lab = _Lab(pathlib.Path(folder))
+        self.watch = lookout.Lookout(self.lab, {WORD})  # type: ignore
+
+    def test_password_on_a_command_line(self) -> None:
+        with self.watch:
+            subprocess.run(['sh', '-c', 'sleep 0.5', f'--password={WORD}'],
+                           check=True)
+        [line] = self.watch.exposed
+        self.assertEqual('sh -c sleep 0.5 --password=***', line.strip())
+
+    def test_nothing_to_see(self) -> None:
+        with self.watch:
+            time.sleep(0.2)
+        self.assertEqual(set(), self.watch.exposed)
+        self.assertEqual(set(), self.watch.devices)
+        self.assertGreater(self.watch.looks, 0)
+        self.assertEqual([], self.watch.files_with_passwords())
+
+    def test_device_that_appears(self) -> None:
+        with self.watch:
+            self.lab.devices = ['0:0:0:0', '2:0:0:1']
+            time.sleep(0.3)
+            self.lab.devices = ['0:0:0:0']
+        self.assertEqual({'2:0:0:1'}, self.watch.devices)
+
+    def test_password_in_a_file(self) -> None:
+        places = [self.lab.site.log / 'nova.log',
+                  self.lab.root('cmp1') / 'run/tmp/note',
+                  self.lab.site.host('cmp1') / 'libvirt/qemu/guest.log']
+        for path in places:
+            path.parent.mkdir(parents=True)
+            path.write_text(f'{{"auth_password": "{WORD}"}}')
+        with self.watch:
+            pass
+        self.assertEqual(sorted(map(str, places)),
+                         self.watch.files_with_passwords())
+
+    def test_password_in_a_temporary_file(self) -> None:
+        elsewhere = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        note = elsewhere / 'note'
+        note.write_text(WORD)
+        self.assertIn(str(note), self.watch.files_with_passwords())
