@@ -150,16 +150,22 @@ class Lab:
             content.IMAGE, ignore_missing=False).id
 
     def create_volume(self, name: str, size: int = 1, bootable: bool = False,
-                      **attributes: Any) -> Any:
+                      bus: str | None = None, **attributes: Any) -> Any:
         """Create a volume and wait until it is there.
 
         :param size: GiB.
         :param bootable: with the tiny guest on it, else blank.
+        :param bus: of the disks of a server that boots from it, ``virtio``
+            or ``scsi`` (which is virtio-scsi).
         """
         image = {'image_id': self.image_id} if bootable else {}
         volume = self.cloud.block_storage.create_volume(
             name=name, size=size, **image, **attributes)
-        return self.wait_for_volume(volume, 'available')
+        volume = self.wait_for_volume(volume, 'available')
+        if bus:
+            self.cloud.block_storage.set_volume_image_metadata(
+                volume, hw_disk_bus=bus, hw_scsi_model='virtio-scsi')
+        return volume
 
     def wait_for_volume(self, volume: Any, status: str) -> Any:
         """:raises LabError: it came into an error state instead."""

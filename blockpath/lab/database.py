@@ -32,6 +32,7 @@ import pymysql
 from blockpath.lab import credentials
 from blockpath.lab import errors
 from blockpath.lab import layout
+from blockpath.lab import processes
 from blockpath.lab import render
 from blockpath import paths
 
@@ -68,9 +69,15 @@ def connect(site: layout.Site) -> Iterator[pymysql.cursors.Cursor]:
     """A cursor with all rights, from any namespace.
 
     :raises pymysql.err.OperationalError: the server does not answer.
+    :raises LabError: its host is not up.
     """
-    connection = pymysql.connect(unix_socket=str(site.database_socket),
-                                 user='root', autocommit=True)
+    keeper = processes.Records(site.run, site.log).get(
+        f'anchor-{layout.CONTROL.name}')
+    if keeper is None:
+        raise errors.LabError('the lab\'s control host is not up')
+    connection = pymysql.connect(
+        unix_socket=f'/proc/{keeper.pid}/root{layout.DATABASE_SOCKET}',
+        user='root', autocommit=True)
     with contextlib.closing(connection), connection.cursor() as cursor:
         yield cursor
 

@@ -101,6 +101,9 @@ APIS = {
     'neutron': (9696, '', 'network'),
 }
 DATABASE_PORT = 3306
+#: In the control host's own /run: a socket's path must be short, that of a
+#: checkout need not be.
+DATABASE_SOCKET = '/run/mariadb.sock'
 MESSAGE_PORT = 5672
 
 
@@ -155,10 +158,6 @@ class Site:
     def volumes(self) -> pathlib.Path:
         """The backing files of Cinder's volumes."""
         return self.state / 'volumes'
-
-    @property
-    def database_socket(self) -> pathlib.Path:
-        return self.state / 'mysql.sock'
 
     def host(self, name: str) -> pathlib.Path:
         """What a host keeps for itself: bound over its own /etc/... """

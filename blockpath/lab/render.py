@@ -64,7 +64,8 @@ class Renderer:
             site=site, passwords=passwords, control=layout.CONTROL,
             hosts=layout.HOSTS, url=layout.url,
             region=layout.REGION, database_port=layout.DATABASE_PORT,
-            message_port=layout.MESSAGE_PORT, trees=tree('nova').parent)
+            message_port=layout.MESSAGE_PORT,
+            database_socket=layout.DATABASE_SOCKET, trees=tree('nova').parent)
 
     def text(self, template: str, **values: object) -> str:
         return self._environment.get_template(f'{template}.j2').render(values)

@@ -145,7 +145,7 @@ class Daemons:
     def env(self, **extra: str) -> dict[str, str]:
         """A daemon's environment: nothing of the caller's."""
         return {'PATH': f'{self.site.venv}/bin:{_PATH}', 'LANG': 'C.UTF-8',
-                'HOME': '/root', 'TMPDIR': anchor.TEMPORARY,
+                'HOME': anchor.TEMPORARY, 'TMPDIR': anchor.TEMPORARY,
                 # The end of a log must show what went wrong.
                 'PYTHONWARNINGS': 'ignore'} | extra
 

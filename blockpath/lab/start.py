@@ -55,6 +55,19 @@ def check_programs() -> None:
                               f'run: apt-get install {" ".join(missing)}')
 
 
+def check_place(site: layout.Site) -> None:
+    """:raises LabError: the lab's files would not be found from its hosts."""
+    place = str(site.state.absolute())
+    if any(character in place for character in ' :;%'):
+        raise errors.LabError(
+            f'the checkout\'s path, {place}, holds a space, colon, semicolon '
+            'or percent sign, which services misread; move it')
+    if place.startswith(('/etc/', '/run/', '/var/lib/libvirt/')):
+        raise errors.LabError(
+            f'the checkout is in a folder, {place}, that each host of the '
+            'lab has its own of; move it')
+
+
 Step = Callable[[], None]
 
 
@@ -230,6 +243,7 @@ def up(site: layout.Site, report: progress.Plain | progress.Live) -> bool:
     :raises LabError: what failed, with the end of the log of the service.
     """
     check_programs()
+    check_place(site)
     with state.locked(site):
         found = state.find(site)
         if found is state.State.UP:
