@@ -13,6 +13,7 @@
 
 from collections.abc import Sequence
 
+import matplotlib.axes
 import matplotlib.figure
 
 from blockpath.lab import writes
@@ -31,23 +32,34 @@ def moves(watcher: writes.Watcher,
     :returns: SVG
     """
     rows = (len(spans) + 1) // 2
-    figure = matplotlib.figure.Figure(figsize=(11, 2.3 * rows))
+    figure = matplotlib.figure.Figure(figsize=(11, 2.3 * rows), dpi=110)
     grid = figure.subplots(rows, 2, sharey=True, squeeze=False).flat
     for axes, (title, began, ended) in zip(grid, spans):
-        points = watcher.series(began - _MARGIN, ended + _MARGIN)
-        axes.plot([at - began for at, _ in points],
-                  [gap * 1000 for _, gap in points], '.', markersize=2.5,
-                  color='#1f5fa8', alpha=0.6)
+        _move(axes, watcher, began, ended)
         longest = watcher.longest_stall(began, ended)
-        axes.axvline(0, color='#999999', linewidth=0.8)
         axes.set_title(f'{title}: {longest.seconds * 1000:.0f} ms at most',
                        fontsize=9, loc='left')
-        axes.set_yscale('log')
-        axes.grid(True, axis='y', linewidth=0.3)
-        axes.tick_params(labelsize=8)
-        axes.set_ylabel('ms', fontsize=8)
-        axes.set_xlabel('s since the request', fontsize=8)
     for axes in list(grid):
         axes.set_axis_off()
     figure.tight_layout()
     return report.svg(figure)
+
+
+def _move(axes: matplotlib.axes.Axes, watcher: writes.Watcher, began: float,
+          ended: float) -> None:
+    points = watcher.series(began - _MARGIN, ended)
+    # Thousands of dots: as an image they are a tenth of the size.
+    axes.plot([at - began for at, _ in points],
+              [gap * 1000 for _, gap in points], '.', markersize=2.5,
+              color='#1f5fa8', alpha=0.6, rasterized=True)
+    longest = watcher.longest_stall(began, ended)
+    axes.plot([longest.at + longest.seconds - began],
+              [longest.seconds * 1000], 'o', markersize=5,
+              markerfacecolor='none', color='#b3261e')
+    axes.axvline(0, color='#999999', linewidth=0.8)
+    axes.set_yscale('log')
+    axes.yaxis.set_major_formatter('{x:g}')
+    axes.grid(True, axis='y', linewidth=0.3)
+    axes.tick_params(labelsize=8)
+    axes.set_ylabel('ms', fontsize=8)
+    axes.set_xlabel('s since the request', fontsize=8)
