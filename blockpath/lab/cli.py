@@ -11,16 +11,14 @@
 #    under the License.
 """``blockpath lab``."""
 
-from collections.abc import Iterator
-import contextlib
+import functools
 import os
-import signal
-import types
 
 import click
 
 from blockpath.lab import errors
 from blockpath.lab import layout
+from blockpath.lab import stage
 from blockpath import paths
 
 # Heavy modules are imported by the commands that need them.
@@ -34,26 +32,6 @@ def group() -> None:
     """
 
 
-def _need_root() -> None:
-    if os.geteuid():
-        raise errors.LabError('the lab needs root; run this with sudo')
-
-
-def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Take a request to end as Ctrl-C, and say one line of either."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise errors.LabError('interrupted') from None
-
-
 @group.command()
 def up() -> None:
     """Start the lab; return when it serves.
@@ -62,8 +40,8 @@ def up() -> None:
     """
     from blockpath.lab import progress
     from blockpath.lab import start
-    _need_root()
-    with _interruptible(), progress.report() as report:
+    stage.need_root()
+    with stage.interruptible(), progress.report() as report:
         started = start.up(layout.Site(), report)
         report.say('the lab is up' if started else 'the lab was up already')
 
@@ -72,7 +50,7 @@ def up() -> None:
 def down() -> None:
     """Stop the lab and remove all of it but the logs in .lab/log."""
     from blockpath.lab import state
-    _need_root()
+    stage.need_root()
     site = layout.Site()
     with state.locked(site):
         state.clear(site)
@@ -87,7 +65,7 @@ def status() -> None:
     import rich.box
     import rich.console
     import rich.table
-    _need_root()
+    stage.need_root()
     site = layout.Site()
     found = state.find(site)
     if found is not state.State.UP:
@@ -116,7 +94,7 @@ def status() -> None:
 def restart(service: str) -> None:
     """Stop one service and start it again; 'status' names them."""
     from blockpath.lab import cloud
-    _need_root()
+    stage.need_root()
     cloud.Lab().restart(service)
     click.echo(f'{service} serves again')
 
@@ -127,7 +105,7 @@ def restart(service: str) -> None:
 def openstack(arguments: tuple[str, ...]) -> None:
     """Run the openstack command on the lab, as administrator."""
     from blockpath.lab import namespaces
-    _need_root()
+    stage.need_root()
     site = layout.Site()
     namespaces.enter(site.netns(layout.CONTROL.name))
     os.environ.update(
@@ -152,8 +130,9 @@ class Scenarios(click.Group):
         return click.Command(
             cmd_name, help=module.__doc__,
             params=list(getattr(module, 'OPTIONS', ())),
-            callback=lambda **options: _run(
-                cmd_name, module, ctx.params['keep'], options))
+            callback=lambda **options: stage.perform(
+                functools.partial(module.run, **options),
+                paths.BUILD / cmd_name, ctx.params['keep']))
 
     def format_commands(self, ctx: click.Context,
                         formatter: click.HelpFormatter) -> None:
@@ -171,35 +150,3 @@ def run(keep: bool) -> None:
 
     A lab is started for it, and stopped afterwards, unless one is up.
     """
-
-
-def _run(name: str, scenario: types.ModuleType, keep: bool,
-         options: dict[str, object]) -> None:
-    from blockpath.lab import cloud
-    from blockpath.lab import progress
-    from blockpath.lab import start
-    from blockpath.lab import state
-    from blockpath import report as reports
-    import rich.console
-    _need_root()
-    site = layout.Site()
-    with _interruptible(), progress.report() as output:
-        started = start.up(site, output)
-        report = reports.Report(output, paths.BUILD / name)
-        try:
-            lab = cloud.Lab(site)
-            lab.enter()
-            lab.storage.heal()
-            scenario.run(lab, report, **options)
-        finally:
-            page = report.write()
-            if started and not keep:
-                with state.locked(site):
-                    state.clear(site)
-    rich.console.Console().print(report.table())
-    click.echo(f'{page} shows it')
-    if report.failed:
-        raise errors.LabError(f'{len(report.failed)} of '
-                              f'{len(report.checks)} checks failed: '
-                              f'{"; ".join(report.failed)}')
-    click.echo(f'all {len(report.checks)} checks passed')

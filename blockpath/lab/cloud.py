@@ -182,7 +182,11 @@ class Lab:
                           PATIENCE, POLL)
 
     def delete_volume(self, volume: Any) -> None:
-        """Delete a volume and wait until it is gone."""
+        """Delete a volume and wait until it is gone.
+
+        A server that has gone may not have let go of its volumes yet.
+        """
+        self.wait_for_volume(volume, 'available')
         self.cloud.block_storage.delete_volume(volume.id)
 
         def gone() -> bool:

@@ -61,9 +61,12 @@ def add_network(site: layout.Site) -> None:
 
 
 def add_volume_types(site: layout.Site) -> None:
-    connect(site).block_storage.create_type(
+    storage = connect(site).block_storage
+    storage.create_type(
         name=VOLUME_TYPE, is_public=True,
         extra_specs={'volume_backend_name': VOLUME_TYPE})
+    # Scenarios may want more than the ten volumes of the default.
+    storage.update_quota_class_set('default', volumes=-1, gigabytes=-1)
 
 
 def wait_for_pool(site: layout.Site) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 import os
 import pathlib
+import stat
 import threading
 import time
 
@@ -91,22 +92,38 @@ class Lookout:
         yield from _below(site.log)
         for host in self._lab.hosts:
             yield from _below(self._lab.root(host) / 'run/tmp')
-            yield from _below(site.host(host), '*.log')
+            yield from _below(site.host(host), '.log')
         for folder in _TEMPORARY:
             for path in _below(pathlib.Path(folder)):
                 if path.is_relative_to(site.state):
                     continue
-                status = path.stat()
-                if (status.st_mtime > self.began and
-                        status.st_size < _LARGEST):
+                if self._is_new_and_small(path):
                     yield path
 
+    def _is_new_and_small(self, path: pathlib.Path) -> bool:
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        return (status.st_mtime > self.began and
+                status.st_size < _LARGEST)
 
-def _below(folder: pathlib.Path, pattern: str = '*'
+
+def _below(folder: pathlib.Path, ending: str = ''
            ) -> Iterable[pathlib.Path]:
-    for path in folder.rglob(pattern):
-        if path.is_file() and not path.is_symlink():
-            yield path
+    # Path.rglob fails when a folder goes meanwhile, as temporary ones do.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = pathlib.Path(parent, name)
+            if name.endswith(ending) and stat.S_ISREG(_mode(path)):
+                yield path
+
+
+def _mode(path: pathlib.Path) -> int:
+    try:
+        return path.lstat().st_mode
+    except OSError:
+        return 0
 
 
 def _read(path: pathlib.Path) -> bytes:

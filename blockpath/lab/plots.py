@@ -11,7 +11,9 @@
 #    under the License.
 """Plots of what a scenario saw, for its page."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
+import statistics
 
 import matplotlib.axes
 import matplotlib.figure
@@ -63,3 +65,23 @@ def _move(axes: matplotlib.axes.Axes, watcher: writes.Watcher, began: float,
     axes.tick_params(labelsize=8)
     axes.set_ylabel('ms', fontsize=8)
     axes.set_xlabel('s since the request', fontsize=8)
+
+
+def columns(groups: Mapping[str, Sequence[float]], unit: str) -> str:
+    """Single values side by side, the median of each group as a line.
+
+    :returns: SVG
+    """
+    figure = matplotlib.figure.Figure(figsize=(6, 3), dpi=110)
+    axes = figure.subplots()
+    for at, values in enumerate(groups.values()):
+        axes.plot([at] * len(values), values, 'o', color='#1f5fa8',
+                  alpha=0.6, markersize=5)
+        axes.hlines(statistics.median(values), at - 0.2, at + 0.2,
+                    color='#b3261e')
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(unit)
+    axes.grid(True, axis='y', linewidth=0.3)
+    return report.svg(figure)

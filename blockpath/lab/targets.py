@@ -118,6 +118,13 @@ class Targets:
         user, password = self.accounts[host.name]
         return Mapping(host.portal, target_iqn(host), lun, user, password)
 
+    def admit(self, owner: layout.ComputeHost,
+              guest: layout.ComputeHost) -> None:
+        """Let another host into a host's target, while that is there."""
+        target = self._find(owner)
+        if target and guest.initiator not in target.acl:
+            self.client.allow(target.tid, guest.initiator)
+
     def unmap(self, volume_id: str, host: layout.ComputeHost) -> None:
         """Undo :meth:`map`; a volume that is not mapped stays so."""
         luns = self.luns[host.name]

@@ -159,12 +159,24 @@ class FileDriver(driver.VolumeDriver):
             raise exception.InvalidConnectorException(missing='initiator')
         return host
 
+    def _shown_by(self, volume, connector):
+        """Whose target shows a volume to a host: that of the host.
+
+        A volume with the metadata ``target=shared`` is shown to all by the
+        first host's, to compare with.
+        """
+        host = self._host(connector)
+        shared = volume.metadata.get('target') == 'shared'
+        return layout.COMPUTES[0] if shared else host
+
     def validate_connector(self, connector):
         self._host(connector)
 
     @_one_at_a_time
     def initialize_connection(self, volume, connector):
-        mapping = self.targets.map(volume.name_id, self._host(connector))
+        owner = self._shown_by(volume, connector)
+        mapping = self.targets.map(volume.name_id, owner)
+        self.targets.admit(owner, self._host(connector))
         return {'driver_volume_type': 'iscsi', 'data': {
             'target_discovered': False,
             'target_portal': mapping.portal,
@@ -186,11 +198,12 @@ class FileDriver(driver.VolumeDriver):
             the volume is mapped to two hosts, and one of them goes.
         """
         # Without a connector, a forced detach, the host is not known.
-        leaving = [self._host(connector)] if connector else layout.COMPUTES
+        leaving = ([self._shown_by(volume, connector)] if connector
+                   else layout.COMPUTES)
         for host in leaving:
             users = [attachment for attachment in volume.volume_attachment
-                     if (attachment.connector or {}).get('initiator') ==
-                     host.initiator]
+                     if attachment.connector and
+                     self._shown_by(volume, attachment.connector) == host]
             if len(users) < 2 or not connector:
                 self.targets.unmap(volume.name_id, host)
         return self.targets.mapped(volume.name_id)

@@ -1,0 +1,224 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""What moving a guest to another target costs, and what many volumes cost.
+
+Times are in milliseconds. A stall is the longest time between the arrivals of
+two of the guest's records at the volume, seen from the storage host, from the
+request to migrate until two seconds after Nova has said that it is done.
+"""
+
+from collections.abc import Iterable
+import contextlib
+import datetime
+import statistics
+import time
+from typing import Any
+
+import libvirt
+from lxml import etree
+
+from blockpath.lab import cloud
+from blockpath.lab import plots
+from blockpath.lab import wait
+from blockpath.lab import writes
+from blockpath import report as reports
+
+#: How much longer the writes may stand still with another target.
+STALL_RATIO = 1.15
+#: Median milliseconds in libvirt to attach one of many volumes.
+ATTACH_MS = 60
+#: Seconds longer that many volumes may take to migrate than one.
+EXTRA_S = 2.0
+_SETTLE = 2.0
+#: What nova-compute logs before and after it has libvirt migrate.
+_ASKED = 'About to invoke the migrate API'
+_ANSWERED = 'Migrate API has completed'
+
+
+def run(lab: cloud.Lab, report: reports.Report, rounds: int,
+        volumes: int) -> None:
+    rows = _targets(lab, report, rounds)
+    rows += _volumes(lab, report, volumes)
+    path = report.folder.with_suffix('.json')
+    reports.write_rows(path, rows)
+    report.say(f'{path} has the rows')
+
+
+def _row(case: str, values: Iterable[float], unit: str = 'ms',
+         tool: str = 'series') -> dict[str, Any]:
+    kept = sorted(values)
+    return {'case': case, 'tool': tool, 'unit': unit, 'runs': len(kept),
+            'median': round(statistics.median(kept), 2),
+            'min': round(kept[0], 2), 'max': round(kept[-1], 2)}
+
+
+class Guest:
+    """A server that writes, its volumes shown by one target or by two."""
+
+    def __init__(self, lab: cloud.Lab, name: str,
+                 cleanup: contextlib.ExitStack, shared: bool = False,
+                 more: int = 0) -> None:
+        self.lab = lab
+        self.name = name
+        self.stalls: list[float] = []
+        self.seconds: list[float] = []
+        #: Of these, the seconds that libvirt took.
+        self.libvirt_seconds: list[float] = []
+        kind: dict[str, Any] = {}
+        if shared:
+            kind['metadata'] = {'target': 'shared'}
+
+        def volume(what: str, **kwargs: Any) -> Any:
+            made = lab.create_volume(f'{name}-{what}', **kind, **kwargs)
+            cleanup.callback(lab.delete_volume, made)
+            return made
+
+        self.root = volume('root', bootable=True)
+        self.data = volume('data')
+        #: Further volumes, not attached. All are made before the server, so
+        #: that they are deleted after it.
+        self.more = [volume(str(number)) for number in range(more)]
+        self.server = lab.boot(name, self.root, 'cmp1')
+        cleanup.callback(lab.delete_server, self.server)
+        lab.attach(self.server, self.data)
+        self.watcher = cleanup.enter_context(
+            writes.Watcher(lab.backing_file(self.data)))
+        self.watcher.wait(100, cloud.PATIENCE)
+
+    def migrate(self) -> None:
+        """Move to the other host."""
+        here = self.lab.host_of(self.server)
+        [there] = set(self.lab.hosts) - {here}
+        began = time.monotonic()
+        migration = self.lab.migrate(self.server, there)
+        time.sleep(_SETTLE)
+        self.stalls.append(self.watcher.longest_stall(began).seconds * 1000)
+        self.seconds.append(migration.seconds)
+        self.libvirt_seconds.append(_in_libvirt(self.lab, here))
+
+    def verified(self) -> writes.Result:
+        self.watcher.stop()
+        return self.watcher.result()
+
+
+def _in_libvirt(lab: cloud.Lab, source: str) -> float:
+    """Seconds of the last migration away from a host within libvirt.
+
+    Taken from the log of its nova-compute, which notes both ends.
+    """
+    times = {}
+    with open(lab.site.log / f'nova-compute-{source}.log') as log:
+        for line in log:
+            for text in (_ASKED, _ANSWERED):
+                if text in line:
+                    times[text] = datetime.datetime.fromisoformat(line[:23])
+    return (times[_ANSWERED] - times[_ASKED]).total_seconds()
+
+
+def _targets(lab: cloud.Lab, report: reports.Report,
+             rounds: int) -> list[dict[str, Any]]:
+    with contextlib.ExitStack() as cleanup:
+        with report.step('two guests that write'):
+            same = Guest(lab, 'same', cleanup, shared=True)
+            other = Guest(lab, 'other', cleanup)
+        for number in range(2 * rounds):
+            # In turn, and each first as often as the other.
+            pair = [same, other] if number % 2 else [other, same]
+            with report.step(f'migration {number + 1} of {2 * rounds}, '
+                             f'to the same target and to another'):
+                for guest in pair:
+                    guest.migrate()
+        for guest in (same, other):
+            result = guest.verified()
+            report.check(f'{guest.name}: every record right, in order',
+                         result.ok and not result.io_errors, str(result))
+    ratio = statistics.median(other.stalls) / statistics.median(same.stalls)
+    report.check(
+        f'the stall with another target is at most {STALL_RATIO} that with '
+        f'the same', ratio <= STALL_RATIO,
+        f'{statistics.median(other.stalls):.0f} / '
+        f'{statistics.median(same.stalls):.0f} ms = {ratio:.2f}, '
+        f'{len(same.stalls)} each')
+    report.figure('stall_ratio', round(ratio, 3))
+    report.section('The longest stall of each migration', plots=[
+        plots.columns({'same target': same.stalls,
+                       'another target': other.stalls}, 'ms')])
+    return [_row('stall, same target', same.stalls),
+            _row('stall, another target', other.stalls),
+            _row('migration, same target', same.seconds, 's'),
+            _row('migration, another target', other.seconds, 's')]
+
+
+def _volumes(lab: cloud.Lab, report: reports.Report,
+             volumes: int) -> list[dict[str, Any]]:
+    with contextlib.ExitStack() as cleanup:
+        with report.step('a guest with one volume'):
+            guest = Guest(lab, 'many', cleanup, more=volumes - 1)
+        with report.step('migrating it, both ways'):
+            for _ in lab.hosts:
+                guest.migrate()
+        one = guest.seconds, guest.libvirt_seconds
+        guest.seconds, guest.libvirt_seconds = [], []
+        with report.step(f'{volumes - 1} more volumes'):
+            for volume in guest.more:
+                lab.attach(guest.server, volume)
+        with report.step('each taken away and given back, by libvirt'):
+            took = [_attach(lab, guest, volume) for volume in guest.more]
+        with report.step('migrating it, both ways'):
+            for _ in lab.hosts:
+                guest.migrate()
+        result = guest.verified()
+        report.check('many: every record right, in order',
+                     result.ok and not result.io_errors, str(result))
+    median = statistics.median(took)
+    report.check(f'libvirt attaches one of {volumes} volumes within '
+                 f'{ATTACH_MS} ms', median <= ATTACH_MS,
+                 f'median {median:.0f} ms, {min(took):.0f} to '
+                 f'{max(took):.0f}')
+    extra, extra_libvirt = (
+        statistics.median(after) - statistics.median(before)
+        for before, after in zip(one, (guest.seconds,
+                                       guest.libvirt_seconds)))
+    report.check(f'{volumes} volumes take libvirt at most {EXTRA_S:g} s '
+                 f'longer to migrate than one', extra_libvirt <= EXTRA_S,
+                 f'{extra_libvirt:.1f} s longer; with Nova and Cinder, '
+                 f'{extra:.1f} s')
+    report.figure('extra_s_in_libvirt', round(extra_libvirt, 2))
+    report.figure('extra_s_with_nova_and_cinder', round(extra, 2))
+    return [_row(f'attach, {volumes} volumes', took),
+            _row('migration, 1 volume', one[0], 's'),
+            _row(f'migration, {volumes} volumes', guest.seconds, 's'),
+            _row('migration in libvirt, 1 volume', one[1], 's'),
+            _row(f'migration in libvirt, {volumes} volumes',
+                 guest.libvirt_seconds, 's')]
+
+
+def _attach(lab: cloud.Lab, guest: Guest, volume: Any) -> float:
+    """Milliseconds that libvirt takes to attach a volume's disk again."""
+    domain = lab.domain(guest.server)
+    disk = _disk(domain, volume)
+    flags = (libvirt.VIR_DOMAIN_AFFECT_LIVE |
+             libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    domain.detachDeviceFlags(disk, flags)
+    wait.until(lambda: _disk(domain, volume) is None,
+               f'the guest to let go of {volume.name}', cloud.PATIENCE, 0.05)
+    began = time.monotonic()
+    domain.attachDeviceFlags(disk, flags)
+    return (time.monotonic() - began) * 1000
+
+
+def _disk(domain: libvirt.virDomain, volume: Any) -> str | None:
+    for disk in etree.fromstring(domain.XMLDesc(0)).iterfind(
+            './devices/disk'):
+        if disk.findtext('serial') == volume.id:
+            return etree.tostring(disk, encoding='unicode')
+    return None

@@ -1,0 +1,93 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Run something on a lab that is started for it, or on the one that is up."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import os
+import pathlib
+import signal
+import typing
+
+import click
+
+from blockpath.lab import errors
+from blockpath.lab import layout
+
+if typing.TYPE_CHECKING:
+    from blockpath.lab import cloud
+    from blockpath import report as reports
+
+#: What is played: it takes the lab and the report.
+Play: typing.TypeAlias = 'Callable[[cloud.Lab, reports.Report], None]'
+
+
+def need_root() -> None:
+    """:raises LabError: this is not root."""
+    if os.geteuid():
+        raise errors.LabError('the lab needs root; run this with sudo')
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Take a request to end as Ctrl-C, and say one line of either."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise errors.LabError('interrupted') from None
+
+
+def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
+    """Play, with a report in `folder`, and show what came of it.
+
+    :param keep: leave a lab up that was started for this
+    :raises LabError: naming the checks that failed
+    """
+    # Not before they are needed: this module also serves --help.
+    from blockpath.lab import cloud
+    from blockpath.lab import progress
+    from blockpath.lab import start
+    from blockpath.lab import state
+    from blockpath import report as reports
+    import openstack.exceptions
+    import rich.console
+    need_root()
+    site = layout.Site()
+    with interruptible(), progress.report() as output:
+        started = start.up(site, output)
+        report = reports.Report(output, folder)
+        try:
+            lab = cloud.Lab(site)
+            lab.enter()
+            lab.storage.heal()
+            play(lab, report)
+        except openstack.exceptions.SDKException as exc:
+            raise errors.LabError(f'the cloud refused: {exc}') from exc
+        finally:
+            page = report.write()
+            if started and not keep:
+                with state.locked(site):
+                    state.clear(site)
+    rich.console.Console().print(report.table())
+    click.echo(f'{page} shows it')
+    if report.failed:
+        raise errors.LabError(f'{len(report.failed)} of '
+                              f'{len(report.checks)} checks failed: '
+                              f'{"; ".join(report.failed)}')
+    click.echo(f'all {len(report.checks)} checks passed')
