@@ -59,6 +59,7 @@ def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
     :param keep: leave a lab up that was started for this
     :raises LabError: naming the checks that failed
     """
+    need_root()
     # Not before they are needed: this module also serves --help.
     from blockpath.lab import cloud
     from blockpath.lab import progress
@@ -67,7 +68,6 @@ def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
     from blockpath import report as reports
     import openstack.exceptions
     import rich.console
-    need_root()
     site = layout.Site()
     with interruptible(), progress.report() as output:
         started = start.up(site, output)

@@ -17,6 +17,7 @@ from unittest import mock
 from click import testing
 
 from blockpath.lab import cli
+from blockpath.lab import cloud
 from blockpath.lab import layout
 from blockpath.lab import scenarios
 from tests.unit.lab import lab_base
@@ -26,6 +27,8 @@ class TestCli(lab_base.LabTest):
 
     def setUp(self) -> None:
         super().setUp()
+        # What names the class has to be imported before it is replaced.
+        self.assertTrue(cloud.Lab)
         patcher = mock.patch.object(layout, 'Site', lambda: self.site)
         patcher.start()
         self.addCleanup(patcher.stop)
