@@ -37,13 +37,24 @@ def uninterrupted() -> Iterator[None]:
     """Let Ctrl-C wait until the work tree is whole again.
 
     git inherits the mask, so the terminal's signal does not stop it either.
+    The mask is this thread's; what another thread is given, one that shows
+    progress for instance, Python would still handle in this one, so the
+    handlers only take note.
     """
     signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    noted: list[int] = []
+    handlers = {number: signal.signal(
+        number, lambda given, frame: noted.append(given))
+        for number in signals}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for caught in noted:
+            signal.raise_signal(caught)
 
 
 class Git:
