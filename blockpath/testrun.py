@@ -38,6 +38,7 @@ import subunit
 import testtools
 from testtools.testresult import real
 
+from blockpath.lab import scenarios
 from blockpath import paths
 from blockpath.series import git
 from blockpath.series import model
@@ -129,8 +130,9 @@ def steps(series: model.Series, quick: bool) -> Iterable[Step]:
                                      r'nova\.tests\.unit\.virt\.libvirt'))
     yield Step('nova-functional', functional(nova, 'nova-functional',
                                              FUNCTIONAL))
-    yield Step('lab', command(python, '-m', 'blockpath', 'lab', 'run',
-                              'demo'))
+    for name in scenarios.names():
+        yield Step(f'lab-{name}', command(python, '-m', 'blockpath', 'lab',
+                                          'run', name))
 
 
 def machine_tests() -> Iterable[Step]:

@@ -171,7 +171,7 @@ class StepsTest(testtools.TestCase):
         self.assertEqual(quick, whole[:len(quick)])
         for name in ('style', 'shell', 'types', 'unit', 'series'):
             self.assertIn(name, quick)
-        for name in ('nova-libvirt', 'nova-functional', 'lab'):
+        for name in ('nova-libvirt', 'nova-functional', 'lab-demo'):
             self.assertNotIn(name, quick)
             self.assertIn(name, whole)
 
