@@ -70,18 +70,28 @@ def update_disks(xml_doc: etree.Element, migrate_data,
         destination that predates ``disk_xml`` only
     :returns: xml_doc
     :raises: MigrationError when the destination's description of a volume is
-        no <disk>
+        no <disk>, or the guest has no such disk
     """
+    disks = xml_doc.findall('./devices/disk')
     described = [(bdm, _destination_disk(bdm, get_volume_config))
                  for bdm in migrate_data.bdms if bdm.connection_info]
-    for disk in xml_doc.findall('./devices/disk'):
-        for bdm, dest in described:
-            if _is_same_disk(disk, bdm, dest):
+    # By name last of all, and among those that are left: a volume that was
+    # swapped in has the serial and the alias of the one before it.
+    for is_same in (_has_serial, _has_alias, _has_device_name):
+        for bdm, dest in list(described):
+            disk = next((disk for disk in disks
+                         if is_same(disk, bdm, dest)), None)
+            if disk is not None:
                 LOG.debug('Volume %(serial)s: the path of the destination '
                           'replaces that of the source.',
                           {'serial': bdm.serial})
                 _rewrite(disk, dest)
-                break
+                disks.remove(disk)
+                described.remove((bdm, dest))
+    if described:
+        # To send the path of the source could name another volume there.
+        raise exception.MigrationError(reason=_(
+            'the guest has no disk for volume %s') % described[0][0].serial)
     return xml_doc
 
 
@@ -104,7 +114,7 @@ def _parser() -> etree.XMLParser:
 def _parse_disk(bdm) -> etree.Element:
     try:
         disk = etree.fromstring(bdm.disk_xml, _parser())
-    except etree.XMLSyntaxError:
+    except (etree.XMLSyntaxError, ValueError):
         disk = None
     if disk is None or disk.tag != 'disk':
         raise exception.MigrationError(reason=_(
@@ -125,17 +135,20 @@ def _encryption(bdm) -> vconfig.LibvirtConfigGuestDiskEncryption | None:
     return encryption
 
 
-def _is_same_disk(disk: etree.Element, bdm, dest: etree.Element) -> bool:
-    serial = disk.findtext('serial')
-    if serial is not None:
-        return serial == bdm.serial
-    # device='lun' has no serial. Nova's own alias names the volume; guests
-    # from before that alias leave only the device name, unique in a domain.
+def _has_serial(disk: etree.Element, bdm, dest: etree.Element) -> bool:
+    return disk.findtext('serial') == bdm.serial
+
+
+def _has_alias(disk: etree.Element, bdm, dest: etree.Element) -> bool:
+    # device='lun' has no serial; Nova's own alias names the volume.
     alias = _attribute(disk, 'alias', 'name')
-    if alias and alias.startswith('ua-'):
-        return alias == _attribute(dest, 'alias', 'name')
-    return (disk.get('device') == 'lun' and
-            _attribute(disk, 'target', 'dev') == bdm.dev)
+    return (alias is not None and alias.startswith('ua-') and
+            alias == _attribute(dest, 'alias', 'name'))
+
+
+def _has_device_name(disk: etree.Element, bdm, dest: etree.Element) -> bool:
+    # Unique in a domain, and told by the block device mapping on each host.
+    return _attribute(disk, 'target', 'dev') == bdm.dev
 
 
 def _attribute(disk: etree.Element, tag: str, name: str) -> str | None:

@@ -90,7 +90,22 @@ class DifferentTargetsTestCase(
 
     def test_live_migration(self):
         self._attach()
-        self._live_migrate(self.server, migration_expected_state='completed')
+        before = self.dest.driver.pre_live_migration
+
+        def pre_live_migration(*args, **kwargs):
+            self.returned = before(*args, **kwargs)
+            return self.returned
+
+        with mock.patch.object(self.dest.driver, 'pre_live_migration',
+                               pre_live_migration):
+            self._live_migrate(self.server,
+                               migration_expected_state='completed')
+        # EX1 of the spec: by serial, where the destination has the volume.
+        # What travels is logged by both hosts, so it holds no password.
+        [bdm] = self.returned.bdms
+        self.assertEqual(VOLUME, bdm.serial)
+        self.assertIn('iqn.2026-01.org.example:1/1', bdm.disk_xml)
+        self.assertNotIn('s3cr3t', str(self.returned))
         # What migrated, and what stays defined, is on the second target.
         self.assertEqual(
             self.params['destination_xml'], self.params['persistent_xml'])
@@ -101,7 +116,6 @@ class DifferentTargetsTestCase(
         self.assertEqual('user1', disk.find('auth').get('username'))
         self.assertEqual('s3cr3t1', self._secret(self.dest)._value)
         self.assertIsNone(self._secret(self.src))
-        self.assertNotIn('s3cr3t', self.stdlog.logger.output)
 
     def test_no_path_on_the_destination(self):
         self._attach()

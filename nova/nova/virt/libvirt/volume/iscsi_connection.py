@@ -117,8 +117,9 @@ def _path(portal: tuple[str, ty.Any], iqn: tuple[str, ty.Any],
 def _host_and_port(key: str, value: ty.Any) -> tuple[str, int]:
     if not isinstance(value, str):
         raise _invalid(key, _('not a string'))
-    match = re.fullmatch(r'\[(?P<v6>[^][]*)\]:(?P<port6>\d{1,5})|'
-                         r'(?P<host>[^][:]+):(?P<port>\d{1,5})', value)
+    # An IPv6 scope, %eth0, is the storage's own and may be any text.
+    match = re.fullmatch(r'\[(?P<v6>[^][%]*)\]:(?P<port6>[0-9]{1,5})|'
+                         r'(?P<host>[^][:]+):(?P<port>[0-9]{1,5})', value)
     if not match:
         raise _invalid(key, _(
             '%r is not ADDRESS:PORT (an IPv6 address goes in brackets)') %

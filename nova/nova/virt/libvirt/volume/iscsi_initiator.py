@@ -76,9 +76,11 @@ def choose(connection_info: dict[str, ty.Any]) -> None:
     if not _is_iscsi(connection_info) or _connected_here(connection_info):
         return
     data = connection_info['data']
-    name = _wanted(data)
+    if _has_device(connection_info):
+        name = HOST
+    else:
+        name = _wanted(data)
     if name == QEMU:
-        # Of a connection through a host, maybe this one before a refresh.
         data.pop('device_path', None)
         obstacle = _obstacle(data)
         if obstacle:
@@ -94,15 +96,16 @@ def recall(connection_info: dict[str, ty.Any]) -> None:
 
     A connection_info that this host did not connect has no choice of its own.
     It is that of another host (after an evacuation), from before there was a
-    choice, or of a volume that was never reached. One with a device was the
-    host's; else QEMU's if that is the configuration, whose disconnect leaves
-    sessions alone.
+    choice, or of a volume that was never reached. One with a device of this
+    host was the host's; else QEMU's if that is the configuration, whose
+    disconnect leaves sessions alone.
     """
     if not _is_iscsi(connection_info) or _connected_here(connection_info):
         return
     data = connection_info['data']
+    has_device = _has_device(connection_info)
     data.pop(CHOICE, None)
-    if 'device_path' not in data and _configured_for_qemu(data):
+    if not has_device and _configured_for_qemu(data):
         data[CHOICE] = {'name': QEMU, 'host': CONF.host}
 
 
@@ -110,18 +113,32 @@ def forget(connection_info: dict[str, ty.Any]) -> None:
     """Let the next connect decide anew, after a disconnect."""
     if _is_iscsi(connection_info):
         connection_info['data'].pop(CHOICE, None)
+        connection_info['data'].pop('device_path', None)
 
 
 def initiator_name() -> str:
     """The name that this host's guests log in as, and its connector tells.
 
     The one of the host's initiator where there is one. A host without
-    open-iscsi gets a name made from that of the compute service.
+    open-iscsi that is set to ``qemu`` gets a name made from that of the
+    compute service.
+
+    :raises: InvalidISCSIConnection when there is none
     """
     host = connector.InitiatorConnector.factory(
         initiator.ISCSI, utils.get_root_helper())
-    return host.get_initiator() or (
-        f'iqn.2010-10.org.openstack:{uuid.uuid5(_GENERATED_NAMES, CONF.host)}')
+    name = host.get_initiator()
+    if name:
+        return name
+    if CONF.libvirt.iscsi_initiator != QEMU:
+        # Only a volume type asks for QEMU; Cinder has not been told of a
+        # name, so no target could let it in.
+        raise exception.InvalidISCSIConnection(
+            key='initiator', reason=_(
+                'this host has no iSCSI initiator name; install open-iscsi '
+                'or set [libvirt]iscsi_initiator = qemu'))
+    return ('iqn.2010-10.org.openstack:'
+            f'{uuid.uuid5(_GENERATED_NAMES, CONF.host)}')
 
 
 def complete_connector(properties: dict[str, ty.Any]) -> dict[str, ty.Any]:
@@ -186,6 +203,15 @@ def _choice(connection_info: dict[str, ty.Any]) -> dict | None:
 def _connected_here(connection_info: dict[str, ty.Any]) -> bool:
     choice = _choice(connection_info)
     return choice is not None and choice.get('host') == CONF.host
+
+
+def _has_device(connection_info: dict[str, ty.Any]) -> bool:
+    """Whether this host connected the volume before there were choices.
+
+    With the choice of another host, the device is that host's.
+    """
+    return (_choice(connection_info) is None and
+            'device_path' in connection_info['data'])
 
 
 def _wanted(data: dict[str, ty.Any]) -> str:

@@ -74,6 +74,8 @@ def probe(path: iscsi_connection.Path, chap: iscsi_connection.CHAP | None,
         return _('no answer within %d seconds') % deadline
     except processutils.ProcessExecutionError as exc:
         return _reason(exc.stderr or '')
+    except OSError as exc:
+        return f'qemu-img: {exc.strerror}'
     # A LUN that the target does not serve as a disk can pass the login.
     if not jsonutils.loads(out).get('virtual-size'):
         return _('LUN %d has no size') % path.lun
@@ -81,13 +83,16 @@ def probe(path: iscsi_connection.Path, chap: iscsi_connection.CHAP | None,
 
 
 def check_block_driver() -> None:
-    """See that this host's QEMU has the iSCSI block driver at all.
+    """See that this host's QEMU has the iSCSI block driver if it is to.
 
     :raises: InternalError with the packages that bring it
     """
+    if (CONF.libvirt.iscsi_initiator != 'qemu' or
+            CONF.libvirt.virt_type not in ('kvm', 'qemu')):
+        return
     why = probe(_NOWHERE, None, _NOWHERE.iqn) or ''
-    if re.search(r'unknown (driver|protocol)|failed to (load|open) module',
-                 why, re.IGNORECASE):
+    if re.search(r'unknown (driver|protocol)|^qemu-img: ', why,
+                 re.IGNORECASE):
         raise exception.InternalError(_(
             '[libvirt]iscsi_initiator is qemu, but QEMU has no iSCSI block '
             'driver (%s). Install it (package qemu-block-extra on Debian and '

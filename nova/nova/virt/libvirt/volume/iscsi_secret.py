@@ -40,9 +40,14 @@ def put(host: libvirt_host.Host, volume_id: str, password: str) -> str:
     :returns: its UUID
     :raises: libvirtError
     """
-    host.create_secret(
-        USAGE_TYPE, volume_id, password=password, uuid=secret_uuid(volume_id),
-        ephemeral=False, private=True)
+    secret = host.find_secret(USAGE_TYPE, volume_id)
+    if secret is not None:
+        # Another guest may use it: it is changed, never made anew.
+        secret.setValue(password)
+    else:
+        host.create_secret(
+            USAGE_TYPE, volume_id, password=password,
+            uuid=secret_uuid(volume_id), ephemeral=False, private=True)
     return secret_uuid(volume_id)
 
 

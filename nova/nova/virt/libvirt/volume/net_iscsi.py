@@ -33,7 +33,8 @@ class LibvirtNetISCSIVolumeDriver(net.LibvirtNetVolumeDriver):
     finds a path that works and keeps it, with all that the guest's disk
     refers to, in ``connection_info['data']['nova_initiator']``: ``portal``
     (address and port), ``target``, ``lun``, ``iqn`` (QEMU's own), and with
-    CHAP ``username`` and ``secret_uuid``.
+    CHAP ``username`` and ``secret_uuid``; and ``volume_id``, which the secret
+    goes by, as a migrated volume takes over the ID of another.
     """
 
     def connect_volume(self, connection_info, instance):
@@ -49,7 +50,7 @@ class LibvirtNetISCSIVolumeDriver(net.LibvirtNetVolumeDriver):
         path = iscsi_probe.first_healthy(connection, name, volume_id)
         choice = data[iscsi_initiator.CHOICE]
         choice.update(portal=[path.host, path.port], target=path.iqn,
-                      lun=path.lun, iqn=name)
+                      lun=path.lun, iqn=name, volume_id=volume_id)
         for key in ('username', 'secret_uuid'):
             choice.pop(key, None)
         if connection.chap:
@@ -65,8 +66,9 @@ class LibvirtNetISCSIVolumeDriver(net.LibvirtNetVolumeDriver):
 
     def disconnect_volume(self, connection_info, instance, force=False):
         """Forget the volume's credentials; QEMU has logged out by itself."""
-        iscsi_secret.delete(
-            self.host, driver_block_device.get_volume_id(connection_info))
+        choice = connection_info['data'].get(iscsi_initiator.CHOICE, {})
+        iscsi_secret.delete(self.host, choice.get('volume_id') or
+                            driver_block_device.get_volume_id(connection_info))
 
     def _get_net_config(self, conf, connection_info):
         choice = connection_info['data'][iscsi_initiator.CHOICE]

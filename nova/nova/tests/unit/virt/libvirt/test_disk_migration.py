@@ -15,6 +15,7 @@
 from unittest import mock
 
 import ddt
+import fixtures
 from lxml import etree
 from oslo_utils.fixture import uuidsentinel as uuids
 
@@ -110,13 +111,17 @@ class UpdateDisksTestCase(test.NoDBTestCase):
         # not; a description never moves a disk to another address.
         source = etree.fromstring(
             disk_xml('block', 'a', GUEST.format(uuids.volume)))
-        source.find('driver').set('queues', '4')
-        source.find('driver').set('cache', 'writeback')
+        hardware = {'queues': '4', 'iommu': 'on', 'packed': 'on',
+                    'iothread': '1'}
+        source.find('driver').attrib.update(
+            {**hardware, 'cache': 'writeback'})
         dest = disk_xml('block', 'b', "<address type='drive' unit='1'/>"
                         "<alias name='ua-other'/><boot order='1'/>"
                         "<blockio logical_block_size='4096'/>")
         disk = self._update(etree.tostring(source, encoding='unicode'), dest)
-        self.assertEqual('4', disk.find('driver').get('queues'))
+        driver = disk.find('driver')
+        self.assertEqual(hardware, {name: driver.get(name)
+                                    for name in hardware})
         self.assertEqual('none', disk.find('driver').get('cache'))
         self.assertEqual('0x04', disk.find('address').get('slot'))
         self.assertEqual(1, len(disk.findall('address')))
@@ -132,32 +137,53 @@ class UpdateDisksTestCase(test.NoDBTestCase):
             disk_xml('block', 'b', alias, 'lun', serial=None))
         self.assertIn('iqn.x:b', disk.find('source').get('dev'))
 
-    def test_lun_of_another_alias(self):
+    @ddt.data('', "<alias name='scsi0-0-0-1'/>")
+    def test_lun_without_an_alias(self, alias):
+        # A guest from before Nova's aliases, or with libvirt's own.
         disk = self._update(
-            disk_xml('block', 'a', f"<alias name='ua-{uuids.other}'/>", 'lun',
-                     serial=None),
+            disk_xml('block', 'a', alias, device='lun', serial=None),
             disk_xml('block', 'b', f"<alias name='ua-{uuids.volume}'/>",
-                     'lun', serial=None))
-        self.assertIn('iqn.x:a', disk.find('source').get('dev'))
+                     device='lun', serial=None))
+        self.assertIn('iqn.x:b', disk.find('source').get('dev'))
 
-    @ddt.data(('vdb', 'b'), ('vdc', 'a'))
-    @ddt.unpack
-    def test_lun_without_an_alias(self, dev, host):
+    def test_swapped_volume(self):
+        # The guest's disk keeps serial and alias of the volume before it.
         disk = self._update(
-            disk_xml('block', 'a', device='lun', serial=None),
-            disk_xml('block', 'b', device='lun', serial=None), dev=dev)
-        self.assertIn(f'iqn.x:{host}', disk.find('source').get('dev'))
+            disk_xml('block', 'a', f"<alias name='ua-{uuids.before}'/>",
+                     serial=uuids.before),
+            disk_xml('block', 'b', f"<alias name='ua-{uuids.volume}'/>"))
+        self.assertIn('iqn.x:b', disk.find('source').get('dev'))
+        self.assertEqual(uuids.before, disk.findtext('serial'))
 
-    def test_a_local_disk_is_left_alone(self):
-        source = disk_xml('block', 'a', serial=None)
-        self._assert_disk(
-            source, self._update(source, disk_xml('block', 'b')))
+    def test_no_such_disk(self):
+        exc = self.assertRaises(
+            exception.MigrationError, self._update,
+            disk_xml('block', 'a', serial=uuids.other),
+            disk_xml('block', 'b'), dev='vdx')
+        self.assertIn(uuids.volume, str(exc))
+
+    def test_two_disks(self):
+        # A serial counts for more than a device name that has moved on.
+        first = disk_xml('block', 'c', serial=uuids.other)
+        second = disk_xml('block', 'a').replace("'vdb'", "'vdc'")
+        bdm = objects.LibvirtLiveMigrateBDMInfo(
+            serial=uuids.volume, dev='vdb', connection_info={'a': 1},
+            disk_xml=disk_xml('block', 'b'))
+        domain = etree.fromstring(
+            f'<domain><devices>{first}{second}</devices></domain>')
+        disk_migration.update_disks(
+            domain, objects.LibvirtLiveMigrateData(bdms=[bdm]),
+            self.get_volume_config)
+        sources = [source.get('dev') for source in domain.iter('source')]
+        self.assertIn('iqn.x:c', sources[0])
+        self.assertIn('iqn.x:b', sources[1])
 
     def test_alias_for_a_guest_that_has_none(self):
         dest = disk_xml('block', 'b', f"<alias name='ua-{uuids.volume}'/>")
         self._assert_disk(dest, self._update(disk_xml('block', 'a'), dest))
 
     @ddt.data('', 'no xml', '<domain/>',
+              '<?xml version="1.0" encoding="utf-8"?><disk/>',
               '<!DOCTYPE d [<!ENTITY e SYSTEM "file:///etc/passwd">]>'
               '<domain>&e;</domain>')
     def test_no_disk(self, dest):
@@ -169,6 +195,15 @@ class UpdateDisksTestCase(test.NoDBTestCase):
         if dest:
             self.assertIn(uuids.volume, str(exc))
             self.assertIn('disk_xml', str(exc))
+
+    def test_no_entity_is_expanded(self):
+        secret = self.useFixture(fixtures.TempDir()).join('secret')
+        with open(secret, 'w') as written:
+            written.write('s3cr3t')
+        dest = (f'<!DOCTYPE d [<!ENTITY e SYSTEM "file://{secret}">]>' +
+                disk_xml('block', 'b', '<iotune>&e;</iotune>'))
+        disk = self._update(disk_xml('block', 'a'), dest)
+        self.assertNotIn('s3cr3t', etree.tostring(disk, encoding='unicode'))
 
     def _old_destination_conf(self):
         conf = vconfig.LibvirtConfigGuestDisk()

@@ -65,3 +65,9 @@ class SecretFailureTestCase(test.NoDBTestCase):
         self.assertRaises(
             fakelibvirt.libvirtError, self.host.create_secret, 'volume', 'v',
             password='p')
+
+    def test_delete_fails_to_look_up(self):
+        # A secret is the least of what is cleaned up with it.
+        self.conn.secretLookupByUsage.side_effect = self._error(
+            fakelibvirt.VIR_ERR_INTERNAL_ERROR)
+        self.host.delete_secret('volume', 'v')

@@ -61,6 +61,11 @@ class ParseTestCase(test.NoDBTestCase):
         path = iscsi_connection.parse({**GOOD, 'target_portal': given}).paths
         self.assertEqual(expected, path[0].portal)
 
+    @ddt.data('eui.02004567a425678d', 'naa.52004567ba64678d',
+              'iqn.1998-01.com.vmware:Host_1-2:a.b')
+    def test_name(self, iqn):
+        self.assertEqual(iqn, self._paths({**GOOD, 'target_iqn': iqn})[0][2])
+
     @ddt.data(0, 255, '7')
     def test_lun(self, lun):
         self.assertEqual(int(lun), self._paths({**GOOD, 'target_lun': lun}
@@ -68,6 +73,7 @@ class ParseTestCase(test.NoDBTestCase):
 
     @ddt.data('192.0.2.1', '192.0.2.1:', '192.0.2.1:0', '192.0.2.1:65536',
               '2001:db8::1:3260', '2001:db8::1', '[2001:db8::1]', '[::z]:1',
+              '[::1%a\0b]:1', '[fe80::1%eth0]:1', '192.0.2.1:３２６０',
               '[192.0.2.1]:3260', 'a b:1', '-o:1', "a'b:1", ':3260', '', None,
               3260, ['192.0.2.1:3260'], '192.0.2.1:3260\n')
     def test_bad_portal(self, portal):

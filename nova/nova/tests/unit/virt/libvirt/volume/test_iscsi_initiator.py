@@ -22,6 +22,10 @@ from nova import context
 from nova import exception
 from nova import objects
 from nova import test
+from nova.tests import fixtures as nova_fixtures
+from nova.tests.unit import fake_block_device
+from nova.virt import block_device
+from nova.virt import fake
 from nova.virt.libvirt import driver
 from nova.virt.libvirt.volume import iscsi_initiator
 
@@ -120,8 +124,28 @@ class ChoiceTestCase(test.NoDBTestCase):
         iscsi_initiator.recall(info)
         self.assertEqual(expected, iscsi_initiator.driver_type(info))
 
-    def test_stale_device_path(self):
+    def test_connected_before_there_were_choices(self):
+        # By the host, which alone keeps a device: connected again without a
+        # disconnect, as for a rescue, it must not go over to QEMU.
         info = connection_info(device_path='/dev/sdz')
+        self.assertEqual('iscsi', self._choose(info))
+        # After the disconnect the option counts, as for a hard reboot.
+        iscsi_initiator.forget(info)
+        self.assertEqual('iscsi+qemu', self._choose(info))
+
+    @ddt.data(iscsi_initiator.choose, iscsi_initiator.recall)
+    def test_device_of_another_host(self, decide):
+        # That host's device says nothing about what is connected here.
+        info = connection_info(
+            device_path='/dev/sdz',
+            nova_initiator={'name': 'host', 'host': 'there'})
+        decide(info)
+        self.assertEqual('iscsi+qemu', iscsi_initiator.driver_type(info))
+
+    def test_device_path_goes_with_the_hosts_choice(self):
+        info = connection_info(
+            device_path='/dev/sdz',
+            nova_initiator={'name': 'host', 'host': 'there'})
         self._choose(info)
         self.assertNotIn('device_path', info['data'])
 
@@ -161,9 +185,13 @@ class InitiatorNameTestCase(test.NoDBTestCase):
         self.flags(host='there')
         self.assertNotEqual(name, self._properties(None)[1])
 
-    def test_not_asked_for(self):
+    def test_none(self):
+        # Cinder has not been told of a name that could be made up.
         self.flags(iscsi_initiator='host', group='libvirt')
-        self.assertNotIn('initiator', self._properties(None)[0])
+        self.assertEqual({}, iscsi_initiator.complete_connector({}))
+        exc = self.assertRaises(exception.InvalidISCSIConnection,
+                                self._properties, None)
+        self.assertIn('initiator: ', str(exc))
 
 
 class CheckSourceTestCase(test.NoDBTestCase):
@@ -213,6 +241,69 @@ class CheckSourceTestCase(test.NoDBTestCase):
 
 
 class DriverTestCase(test.NoDBTestCase):
+    """Where the libvirt driver, and a BDM, ask."""
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(nova_fixtures.LibvirtFixture())
+        self.flags(host='here')
+        self.flags(virt_type='kvm', iscsi_initiator='qemu', group='libvirt')
+        self.drvr = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
 
     def test_volume_driver_is_registered(self):
         self.assertIn(iscsi_initiator.QEMU_DRIVER_TYPE, driver.VOLUME_DRIVERS)
+
+    @mock.patch('os_brick.initiator.connectors.iscsi.ISCSIConnector.'
+                'get_initiator', return_value=None)
+    @mock.patch('os_brick.initiator.connector.get_connector_properties',
+                return_value={'host': 'here'})
+    def test_connector_has_a_name(self, properties, name):
+        self.assertRegex(
+            self.drvr.get_volume_connector(mock.Mock())['initiator'], '^iqn')
+
+    @mock.patch('nova.virt.libvirt.volume.iscsi_probe.probe',
+                return_value='Unknown driver \'iscsi\'')
+    def test_start_without_block_driver(self, probe):
+        self.assertRaises(
+            exception.InternalError, self.drvr.init_host, 'here')
+        # Who does not ask for it does not need it.
+        self.flags(iscsi_initiator='host', group='libvirt')
+        self.drvr.init_host('here')
+        probe.assert_called_once()
+
+    def test_nothing_is_connected_for_an_old_source(self):
+        data = objects.LibvirtLiveMigrateData(
+            is_shared_block_storage=True, is_shared_instance_path=True,
+            block_migration=False)
+        with mock.patch.object(self.drvr, '_connect_volume') as connect:
+            self.assertRaises(
+                exception.MigrationPreCheckError,
+                self.drvr.pre_live_migration, mock.Mock(), mock.Mock(),
+                {'block_device_mapping': [
+                    {'connection_info': connection_info()}]},
+                mock.Mock(), None, data)
+        connect.assert_not_called()
+
+    def test_bdm_keeps_the_choice(self):
+        # When Cinder is asked again, as for a snapshot, while connected.
+        info = connection_info()
+        iscsi_initiator.choose(info)
+        bdm = block_device.DriverVolumeBlockDevice(
+            fake_block_device.fake_bdm_object(
+                mock.Mock(), {
+                    'id': 1, 'source_type': 'volume',
+                    'volume_id': uuids.volume,
+                    'destination_type': 'volume', 'device_name': '/dev/vdb',
+                    'instance_uuid': uuids.instance,
+                    'attachment_id': uuids.attachment,
+                    'connection_info': jsonutils.dumps(info)}))
+        api = mock.Mock()
+        api.attachment_get.return_value = {
+            'connection_info': connection_info()}
+        with mock.patch.object(bdm, 'save'):
+            bdm.refresh_connection_info(
+                mock.Mock(), mock.Mock(), api, mock.Mock())
+        self.flags(iscsi_initiator='host', group='libvirt')
+        fresh = bdm['connection_info']
+        iscsi_initiator.recall(fresh)
+        self.assertEqual('iscsi+qemu', iscsi_initiator.driver_type(fresh))

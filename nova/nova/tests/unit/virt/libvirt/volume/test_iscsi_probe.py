@@ -16,6 +16,7 @@ import os
 import subprocess
 import time
 
+import ddt
 import fixtures
 from oslo_serialization import jsonutils
 
@@ -39,7 +40,8 @@ class QemuImgTestCase(test.NoDBTestCase):
         self.dir = self.useFixture(fixtures.TempDir()).path
         self.useFixture(fixtures.EnvironmentVariable(
             'PATH', self.dir + ':' + os.environ['PATH']))
-        self.flags(iscsi_probe_timeout=30, group='libvirt')
+        self.flags(virt_type='kvm', iscsi_initiator='qemu',
+                   iscsi_probe_timeout=30, group='libvirt')
 
     def _qemu_img(self, script):
         path = os.path.join(self.dir, 'qemu-img')
@@ -123,6 +125,7 @@ class ProbeTestCase(QemuImgTestCase):
             self.assertIn(part, str(exc))
 
 
+@ddt.ddt
 class CheckBlockDriverTestCase(QemuImgTestCase):
 
     def test_absent(self):
@@ -137,6 +140,18 @@ class CheckBlockDriverTestCase(QemuImgTestCase):
     def test_there(self):
         self._qemu_img(BAD)
         iscsi_probe.check_block_driver()
+
+    @ddt.data({'iscsi_initiator': 'host'}, {'virt_type': 'lxc'})
+    def test_not_needed(self, flags):
+        self.flags(group='libvirt', **flags)
+        self._qemu_img("echo Unknown driver >&2; exit 1")
+        iscsi_probe.check_block_driver()
+
+    def test_no_qemu_img(self):
+        self.useFixture(fixtures.EnvironmentVariable('PATH', self.dir))
+        exc = self.assertRaises(
+            exception.InternalError, iscsi_probe.check_block_driver)
+        self.assertIn('qemu-img: No such file', str(exc))
 
     def test_real(self):
         if subprocess.run(['sh', '-c', 'command -v qemu-img'],

@@ -49,14 +49,14 @@ class NetISCSITestCase(test.NoDBTestCase):
             'nova.virt.libvirt.volume.iscsi_probe.probe', return_value=None)
         self._patch('nova.virt.libvirt.volume.iscsi_initiator.initiator_name',
                     return_value='iqn.y:host')
-        self._patch('nova.virt.libvirt.driver.LibvirtDriver.'
-                    '_attach_encryptor')
+        self.encryptor = self._patch(
+            'nova.virt.libvirt.driver.LibvirtDriver._attach_encryptor')
         self._patch('nova.virt.libvirt.driver.LibvirtDriver.'
                     '_detach_encryptor')
         self.info = {
             'driver_volume_type': 'iscsi', 'serial': uuids.volume, 'data': {
                 'volume_id': uuids.volume, 'access_mode': 'rw',
-                'target_portal': '[2001:db8::1]:3260',
+                'target_portal': '[2001:db8::1]:3261',
                 'target_iqn': 'iqn.2026-01.x:a', 'target_lun': 3,
                 'auth_method': 'CHAP', 'auth_username': 'user',
                 'auth_password': 's3cr3t'}}
@@ -92,7 +92,7 @@ class NetISCSITestCase(test.NoDBTestCase):
         source = disk.find('source')
         self.assertEqual(('iscsi', 'iqn.2026-01.x:a/3'),
                          (source.get('protocol'), source.get('name')))
-        self.assertEqual({'name': '2001:db8::1', 'port': '3260'},
+        self.assertEqual({'name': '2001:db8::1', 'port': '3261'},
                          dict(source.find('host').attrib))
         self.assertEqual('iqn.y:host',
                          source.find('initiator/iqn').get('name'))
@@ -115,6 +115,38 @@ class NetISCSITestCase(test.NoDBTestCase):
         self.info['data']['auth_password'] = 'n3w'
         self._connect()
         self.assertEqual('n3w', self._secret()._value)
+
+    def test_secret_outlives_libvirtd_and_is_not_told(self):
+        self._connect()
+        self.assertFalse(self._secret()._ephemeral)
+        self.assertTrue(self._secret()._private)
+
+    def test_secret_in_use_survives_a_failed_refresh(self):
+        # It is another guest's too when the volume is multiattach.
+        self._connect()
+        failure = fakelibvirt.make_libvirtError(
+            fakelibvirt.libvirtError, 'no', error_code=1)
+        with mock.patch.object(fakelibvirt.Secret, 'setValue',
+                               side_effect=failure):
+            self.assertRaises(fakelibvirt.libvirtError, self._connect)
+        self.assertEqual('s3cr3t', self._secret()._value)
+
+    def test_secret_in_use_survives_a_second_guest_that_fails(self):
+        self.info['multiattach'] = True
+        self._connect()
+        self.encryptor.side_effect = exception.NovaException()
+        self._patch('nova.virt.libvirt.driver.LibvirtDriver.'
+                    '_should_disconnect_target', return_value=False)
+        self.assertRaises(exception.NovaException, self._connect,
+                          copy.deepcopy(self.info))
+        self.assertIsNotNone(self._secret())
+
+    def test_secret_of_a_volume_that_changed_its_id(self):
+        # As at the end of a volume migration, before the disconnect.
+        self._connect()
+        self.info['serial'] = self.info['data']['volume_id'] = uuids.other
+        self._disconnect()
+        self.assertIsNone(self._secret())
 
     def test_no_secret_without_chap(self):
         self._connect()
@@ -204,5 +236,5 @@ class NetISCSITestCase(test.NoDBTestCase):
     def test_path_is_probed_as_the_guest_will_use_it(self):
         self._connect()
         self.healthy.assert_called_once_with(
-            iscsi_connection.Path('2001:db8::1', 3260, 'iqn.2026-01.x:a', 3),
+            iscsi_connection.Path('2001:db8::1', 3261, 'iqn.2026-01.x:a', 3),
             iscsi_connection.CHAP('user', 's3cr3t'), 'iqn.y:host')
