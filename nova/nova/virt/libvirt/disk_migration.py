@@ -88,11 +88,24 @@ def update_disks(xml_doc: etree.Element, migrate_data,
                 _rewrite(disk, dest)
                 disks.remove(disk)
                 described.remove((bdm, dest))
-    if described:
-        # To send the path of the source could name another volume there.
-        raise exception.MigrationError(reason=_(
-            'the guest has no disk for volume %s') % described[0][0].serial)
+    for bdm, _dest in described:
+        _assert_local(bdm, disks)
     return xml_doc
+
+
+def _assert_local(bdm, disks: list[etree.Element]) -> None:
+    """Of a volume that is no disk of the guest: its device name is no such.
+
+    A disk without any identity is taken for a local one, whatever its name.
+    """
+    if any(_attribute(disk, 'target', 'dev') == bdm.dev for disk in disks):
+        LOG.warning('The disk %(dev)s has no serial: it keeps the path of '
+                    'the source, though volume %(serial)s has that name.',
+                    {'dev': bdm.dev, 'serial': bdm.serial})
+        return
+    # To send the path of the source could name another volume there.
+    raise exception.MigrationError(reason=_(
+        'the guest has no disk for volume %s') % bdm.serial)
 
 
 def _destination_disk(bdm, get_volume_config: ty.Callable) -> etree.Element:
@@ -148,7 +161,8 @@ def _has_alias(disk: etree.Element, bdm, dest: etree.Element) -> bool:
 
 def _has_device_name(disk: etree.Element, bdm, dest: etree.Element) -> bool:
     # Unique in a domain, and told by the block device mapping on each host.
-    return _attribute(disk, 'target', 'dev') == bdm.dev
+    is_volume = disk.get('device') == 'lun' or disk.findtext('serial')
+    return bool(is_volume) and _attribute(disk, 'target', 'dev') == bdm.dev
 
 
 def _attribute(disk: etree.Element, tag: str, name: str) -> str | None:

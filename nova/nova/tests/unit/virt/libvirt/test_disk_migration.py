@@ -155,6 +155,12 @@ class UpdateDisksTestCase(test.NoDBTestCase):
         self.assertIn('iqn.x:b', disk.find('source').get('dev'))
         self.assertEqual(uuids.before, disk.findtext('serial'))
 
+    def test_local_disk_of_that_name(self):
+        source = disk_xml('block', 'a', serial=None)
+        self._assert_disk(
+            source, self._update(source, disk_xml('block', 'b')))
+        self.assertIn('keeps the path', self.stdlog.logger.output)
+
     def test_no_such_disk(self):
         exc = self.assertRaises(
             exception.MigrationError, self._update,
