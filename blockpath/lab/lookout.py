@@ -112,7 +112,10 @@ class Lookout:
 def _below(folder: pathlib.Path, ending: str = ''
            ) -> Iterable[pathlib.Path]:
     # Path.rglob fails when a folder goes meanwhile, as temporary ones do.
-    for parent, _, names in os.walk(folder):
+    # What is mounted below is not temporary: it may be a whole system.
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders
+                      if not os.path.ismount(os.path.join(parent, name))]
         for name in names:
             path = pathlib.Path(parent, name)
             if name.endswith(ending) and stat.S_ISREG(_mode(path)):
