@@ -12,6 +12,7 @@
 """The lookout sees what it looks for: else its silence proves nothing."""
 
 import pathlib
+import secrets
 import subprocess
 import time
 
@@ -21,7 +22,8 @@ import testtools
 from blockpath.lab import layout
 from blockpath.lab import lookout
 
-WORD = 'Tr0ub4dor-and-3'
+# Other processes run these tests at the same time: not one word for all.
+WORD = secrets.token_hex(8)
 
 
 class _Lab:
@@ -46,6 +48,10 @@ class LookoutTestCase(testtools.TestCase):
         super().setUp()
         folder = self.useFixture(fixtures.TempDir()).path
         self.lab = _Lab(pathlib.Path(folder))
+        self.temporary = pathlib.Path(
+            self.useFixture(fixtures.TempDir()).path)
+        self.useFixture(fixtures.MockPatchObject(
+            lookout, '_TEMPORARY', (str(self.temporary),)))
         self.watch = lookout.Lookout(self.lab, {WORD})  # type: ignore
 
     def test_password_on_a_command_line(self) -> None:
@@ -83,7 +89,7 @@ class LookoutTestCase(testtools.TestCase):
                          self.watch.files_with_passwords())
 
     def test_password_in_a_temporary_file(self) -> None:
-        elsewhere = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        note = elsewhere / 'note'
+        note = self.temporary / 'below' / 'note'
+        note.parent.mkdir()
         note.write_text(WORD)
         self.assertIn(str(note), self.watch.files_with_passwords())
