@@ -94,9 +94,12 @@ def update_disks(xml_doc: etree.Element, migrate_data,
 
 
 def _assert_local(bdm, disks: list[etree.Element]) -> None:
-    """Of a volume that is no disk of the guest: its device name is no such.
+    """See that a volume which matched no disk is none of the guest's.
 
-    A disk without any identity is taken for a local one, whatever its name.
+    A disk without serial and alias is taken for a local one, even if it has
+    the device name of the volume.
+
+    :raises: MigrationError when no disk has that name
     """
     if any(_attribute(disk, 'target', 'dev') == bdm.dev for disk in disks):
         LOG.warning('The disk %(dev)s has no serial: it keeps the path of '
