@@ -45,7 +45,9 @@ def start_ticks(pid: int) -> int | None:
         return None
     # The name, in parentheses, may hold anything.
     fields = stat.rpartition(')')[2].split()
-    return None if fields[0] in 'ZX' else int(fields[19])
+    # A first thread that has ended may leave others, with their ports.
+    ended = fields[0] in 'ZX' and int(fields[17]) < 2
+    return None if ended else int(fields[19])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,13 @@ child = subprocess.Popen(['sleep', '60'])
 print(child.pid, flush=True)
 time.sleep(60)
 '''
+#: Its first thread ends by pthread_exit(), which ends that one only.
+HEADLESS = '''
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+print('ready', flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+'''
 
 
 class TestProcesses(lab_base.LabTest):
@@ -70,6 +77,19 @@ class TestProcesses(lab_base.LabTest):
                 return
             time.sleep(0.02)
         self.fail('a zombie counts as alive')
+
+    def test_threads_that_outlive_the_first_are_alive(self) -> None:
+        process = self.spawn(sys.executable, '-c', HEADLESS)
+        self.wait_for_log()
+        status = pathlib.Path(f'/proc/{process.pid}/status')
+        for _ in range(500):
+            if 'State:\tZ' in status.read_text():
+                break
+            time.sleep(0.02)
+        self.assertTrue(process.alive)
+        processes.end(process, 5)
+        self.assertFalse(process.alive)
+        self.assertFalse(status.exists())
 
     def test_dead_service_is_named_with_its_log(self) -> None:
         process = self.spawn(sys.executable, '-c',

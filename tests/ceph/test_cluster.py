@@ -1,0 +1,98 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""A Ceph of our own, from nothing to nothing."""
+
+import os
+import pathlib
+import socket
+import stat
+import subprocess
+import tempfile
+
+import testtools
+
+from blockpath.lab import ceph
+from blockpath.lab import errors
+
+
+class TestCluster(testtools.TestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        missing = [package for path, package in ceph.PROGRAMS.items()
+                   if not pathlib.Path(path).exists()]
+        if os.geteuid() or missing:
+            self.skipTest('needs root and ceph-mon, ceph-osd, ceph-common')
+        # Not /tmp, which may be a tmpfs: the OSD wants O_DIRECT.
+        folder = tempfile.TemporaryDirectory(dir='/var/tmp')
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name) / 'ceph'
+
+    def test_life(self) -> None:
+        """Starts, keeps what is written over a restart, leaves nothing."""
+        text = os.urandom(1 << 20)
+        with ceph.Cluster(self.folder, pools=('volumes', 'more'),
+                          size=8 << 30) as cluster:
+            pids = cluster.pids()
+            self.assertEqual(set(ceph.DAEMONS), set(pids))
+            self.check_keys_are_hidden(pids)
+            cluster.rbd('create', 'more/image', '--size', '64M')
+            self.write(cluster, text)
+            cluster.stop()
+            self.assertEqual({}, cluster.pids())
+            # Another process that knows the folder, and that alone.
+            again = ceph.Cluster(self.folder, pools=('volumes', 'more'),
+                                 size=8 << 30)
+            again.start()
+            read = subprocess.run(
+                again.rbd_argv('export', 'more/written', '-'),
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                check=True).stdout
+            self.assertEqual(text, read)
+            self.assertEqual(['image', 'written'],
+                             again.rbd('ls', 'more').split())
+            pids |= again.pids()
+            port = again.identity.port
+        self.assertFalse(self.folder.exists())
+        self.assertEqual([], [pid for pid in pids.values()
+                              if pathlib.Path(f'/proc/{pid}').exists()])
+        with socket.socket() as probe:
+            probe.bind((ceph.LOOPBACK, port))
+
+    def write(self, cluster: ceph.Cluster, text: bytes) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(text)
+            file.seek(0)
+            cluster.rbd('import', '-', 'more/written', stdin=file)
+
+    def check_keys_are_hidden(self, pids: dict[str, int]) -> None:
+        for path in self.folder.rglob('*keyring'):
+            self.assertEqual(0o600, stat.S_IMODE(path.stat().st_mode))
+        self.assertFalse((self.folder / 'initial.keyring').exists())
+        [key] = [line.split(' = ')[1] for line in
+                 (self.folder / 'osd.keyring').read_text().splitlines()
+                 if 'key = ' in line]
+        for path in (self.folder / 'log').iterdir():
+            self.assertNotIn(key, path.read_text())
+
+    def test_a_port_in_use(self) -> None:
+        """The error shows what the daemon that died said."""
+        with socket.socket() as taken:
+            port = ceph.free_port()
+            taken.bind((ceph.LOOPBACK, port))
+            taken.listen()
+            cluster = ceph.Cluster(self.folder, port=port, size=8 << 30)
+            self.addCleanup(cluster.wipe)
+            error = self.assertRaises(errors.ServiceDied, cluster.__enter__)
+        self.assertIn('ceph-mon ended by itself', str(error))
+        self.assertIn('Address already in use', str(error))
+        self.assertEqual({}, cluster.pids())
