@@ -36,12 +36,16 @@ from nova import exception
 from nova.i18n import _
 from nova import objects
 from nova import utils
+from nova.virt.libvirt import host as libvirt_host
+from nova.virt.libvirt.volume import iscsi_elsewhere
 
 CONF = nova.conf.CONF
 LOG = logging.getLogger(__name__)
 
 HOST = 'host'
 QEMU = 'qemu'
+#: While disconnecting only: this host has no connection that it knows of.
+ELSEWHERE = 'elsewhere'
 
 #: The key in connection_info['data'] that holds the choice: a dict of
 #: ``name`` (of the initiator) and ``host`` (that connected), and for QEMU
@@ -53,18 +57,21 @@ CHOICE = 'nova_initiator'
 #: the volumes of a type.
 QOS_KEY = 'iscsi_initiator'
 
-#: What the libvirt driver knows the volume driver of QEMU's initiator by.
+#: What the libvirt driver knows the volume drivers by: that of QEMU's
+#: initiator, and the one for a volume that is not to be touched here.
 QEMU_DRIVER_TYPE = 'iscsi+qemu'
+ELSEWHERE_DRIVER_TYPE = 'iscsi+elsewhere'
+
+_DRIVER_TYPES = {QEMU: QEMU_DRIVER_TYPE, ELSEWHERE: ELSEWHERE_DRIVER_TYPE}
 
 _GENERATED_NAMES = uuid.UUID('9c0f4c0e-2f2d-5c0a-8f43-64a1f0a6d6b9')
 
 
 def driver_type(connection_info: dict[str, ty.Any]) -> str | None:
     """The key of VOLUME_DRIVERS for a connected volume."""
-    choice = _choice(connection_info)
-    if choice and choice.get('name') == QEMU:
-        return QEMU_DRIVER_TYPE
-    return connection_info.get('driver_volume_type')
+    choice = _choice(connection_info) or {}
+    return _DRIVER_TYPES.get(choice.get('name'),
+                             connection_info.get('driver_volume_type'))
 
 
 def choose(connection_info: dict[str, ty.Any]) -> None:
@@ -91,22 +98,39 @@ def choose(connection_info: dict[str, ty.Any]) -> None:
     data[CHOICE] = {'name': name, 'host': CONF.host}
 
 
-def recall(connection_info: dict[str, ty.Any]) -> None:
+def recall(connection_info: dict[str, ty.Any], instance: objects.Instance,
+           host: libvirt_host.Host) -> None:
     """Find out which initiator connected a volume that is to be disconnected.
 
     A connection_info that this host did not connect has no choice of its own.
     It is that of another host (after an evacuation), from before there was a
     choice, or of a volume that was never reached. One with a device of this
     host was the host's; else QEMU's if that is the configuration, whose
-    disconnect leaves sessions alone.
+    disconnect leaves sessions alone. With another host's, the host's initiator
+    disconnects what is seen to be this guest's and nothing else.
+
+    :param connection_info: is marked with what was found out
+    :param instance: whose volume it is
+    :param host: this one, which may still have the guest
     """
     if not _is_iscsi(connection_info) or _connected_here(connection_info):
         return
     data = connection_info['data']
     has_device = _has_device(connection_info)
+    elsewhere = (_choice(connection_info) or {}).get('host')
     data.pop(CHOICE, None)
     if not has_device and _configured_for_qemu(data):
         data[CHOICE] = {'name': QEMU, 'host': CONF.host}
+    elif elsewhere:
+        # The device_path is that host's. An encryptor closes, and os-brick
+        # unlinks, what has the name here.
+        data.pop('device_path', None)
+        device = iscsi_elsewhere.own_device(
+            host, instance, connection_info, elsewhere)
+        if device:
+            data['device_path'] = device
+        else:
+            data[CHOICE] = {'name': ELSEWHERE, 'host': elsewhere}
 
 
 def forget(connection_info: dict[str, ty.Any]) -> None:

@@ -30,6 +30,14 @@ from nova.virt.libvirt import driver
 from nova.virt.libvirt.volume import iscsi_initiator
 
 
+def recall(info):
+    """On a host that has none of the guest."""
+    host = mock.Mock()
+    host.get_guest.side_effect = exception.InstanceNotFound(
+        instance_id=uuids.instance)
+    iscsi_initiator.recall(info, objects.Instance(uuid=uuids.instance), host)
+
+
 def connection_info(**data):
     return {'driver_volume_type': 'iscsi', 'serial': uuids.volume,
             'data': {'volume_id': uuids.volume, **data}}
@@ -62,7 +70,7 @@ class ChoiceTestCase(test.NoDBTestCase):
                                 iscsi_initiator.choose, info)
         self.assertIn('qos_specs.iscsi_initiator', str(exc))
         # It must still be possible to clean up after that.
-        iscsi_initiator.recall(info)
+        recall(info)
         self.assertEqual('iscsi', iscsi_initiator.driver_type(info))
 
     @ddt.data('lxc', 'parallels')
@@ -80,7 +88,7 @@ class ChoiceTestCase(test.NoDBTestCase):
     def test_not_for_other_types(self, kind):
         info = dict(connection_info(), driver_volume_type=kind)
         before = jsonutils.dumps(info)
-        for function in (iscsi_initiator.choose, iscsi_initiator.recall,
+        for function in (iscsi_initiator.choose, recall,
                          iscsi_initiator.forget):
             function(info)
             self.assertEqual(before, jsonutils.dumps(info))
@@ -95,7 +103,7 @@ class ChoiceTestCase(test.NoDBTestCase):
         self.flags(iscsi_initiator=after, group='libvirt')
         # A second connect, as of a rescue, and the disconnect.
         self.assertEqual(chosen, self._choose(info))
-        iscsi_initiator.recall(info)
+        recall(info)
         self.assertEqual(chosen, iscsi_initiator.driver_type(info))
         # Disconnected, the next connect uses what is configured.
         iscsi_initiator.forget(info)
@@ -110,10 +118,11 @@ class ChoiceTestCase(test.NoDBTestCase):
         # The source of a migration reads the destination's choice ...
         self.assertEqual('iscsi+qemu', iscsi_initiator.driver_type(info))
         # ... and connecting or disconnecting here is another matter.
-        for decide in (iscsi_initiator.choose, iscsi_initiator.recall):
+        for decide, expected in ((iscsi_initiator.choose, 'iscsi'),
+                                 (recall, 'iscsi+elsewhere')):
             mine = jsonutils.loads(jsonutils.dumps(info))
             decide(mine)
-            self.assertEqual('iscsi', iscsi_initiator.driver_type(mine))
+            self.assertEqual(expected, iscsi_initiator.driver_type(mine))
 
     @ddt.data(({}, 'iscsi+qemu'), ({'device_path': '/dev/sda'}, 'iscsi'),
               ({'encrypted': True}, 'iscsi'))
@@ -121,7 +130,7 @@ class ChoiceTestCase(test.NoDBTestCase):
     def test_recall_of_the_unknown(self, data, expected):
         # Connected before there was a choice, or never.
         info = connection_info(**data)
-        iscsi_initiator.recall(info)
+        recall(info)
         self.assertEqual(expected, iscsi_initiator.driver_type(info))
 
     def test_connected_before_there_were_choices(self):
@@ -133,7 +142,7 @@ class ChoiceTestCase(test.NoDBTestCase):
         iscsi_initiator.forget(info)
         self.assertEqual('iscsi+qemu', self._choose(info))
 
-    @ddt.data(iscsi_initiator.choose, iscsi_initiator.recall)
+    @ddt.data(iscsi_initiator.choose, recall)
     def test_device_of_another_host(self, decide):
         # That host's device says nothing about what is connected here.
         info = connection_info(
@@ -305,5 +314,5 @@ class DriverTestCase(test.NoDBTestCase):
                 mock.Mock(), mock.Mock(), api, mock.Mock())
         self.flags(iscsi_initiator='host', group='libvirt')
         fresh = bdm['connection_info']
-        iscsi_initiator.recall(fresh)
+        recall(fresh)
         self.assertEqual('iscsi+qemu', iscsi_initiator.driver_type(fresh))
