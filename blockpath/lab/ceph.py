@@ -60,6 +60,7 @@ PROGRAMS = {
     '/usr/bin/ceph': 'ceph-common',
 }
 
+_CONF = 'ceph.conf'
 _SECTIONS = ('global', 'client', 'mon', 'osd')
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 #: What each may do.
@@ -77,6 +78,12 @@ _PATIENCE = 90.0
 _STOP = 15.0
 _ENV = {'PATH': '/usr/sbin:/usr/bin:/sbin:/bin', 'LANG': 'C.UTF-8',
         'HOME': '/', 'CEPH_ARGS': ''}
+
+
+def command_line(daemon: str, folder: pathlib.Path) -> tuple[str, ...]:
+    """How a daemon of a cluster is started; it stays in the foreground."""
+    return (f'/usr/bin/{daemon}', '--conf', str(folder / _CONF), '--id',
+            'a' if daemon == MON else '0', '--foreground')
 
 
 def make_key() -> str:
@@ -176,7 +183,7 @@ class Cluster:
     @property
     def conf(self) -> pathlib.Path:
         """ceph.conf, for daemons and clients; it holds no secret."""
-        return self.folder / 'ceph.conf'
+        return self.folder / _CONF
 
     def keyring(self, client: str = USER) -> pathlib.Path:
         """The file with a client's key; ceph.conf names it."""
@@ -230,7 +237,7 @@ class Cluster:
             (self.folder / name).mkdir(mode=0o700)
         keys = {name: make_key() for name in _CAPABILITIES}
         self.write_keyrings(keys)
-        mon, osd = self.argv(MON), self.argv(OSD)
+        mon, osd = (command_line(daemon, self.folder) for daemon in DAEMONS)
         initial = self.folder / 'initial.keyring'
         map_ = str(self.folder / 'monmap')
         # Left to itself, the monitor does not know a loopback address for
@@ -265,11 +272,6 @@ class Cluster:
 
     # Daemons -------------------------------------------------------------
 
-    def argv(self, daemon: str) -> tuple[str, ...]:
-        """The command line of a daemon that stays in the foreground."""
-        return (f'/usr/bin/{daemon}', '--conf', str(self.conf), '--id',
-                'a' if daemon == MON else '0', '--foreground')
-
     def start(self) -> None:
         """Start what does not run; it serves when this returns.
 
@@ -285,8 +287,9 @@ class Cluster:
     def _spawn(self, daemon: str) -> None:
         process = self.records.get(daemon)
         if process is None or not process.alive:
-            self.records.spawn(daemon, [*self.enter(), *self.argv(daemon)],
-                               _ENV)
+            self.records.spawn(
+                daemon,
+                [*self.enter(), *command_line(daemon, self.folder)], _ENV)
 
     def register(self) -> None:
         """Tell the monitor of the OSD, as soon as it answers."""
@@ -345,6 +348,10 @@ class Cluster:
         """The command line of ``rbd``, without :attr:`enter`."""
         return ['/usr/bin/rbd', '--conf', str(self.conf), '--id', client,
                 *arguments]
+
+    def answers(self) -> bool:
+        """Whether the monitor does; waits for it."""
+        return bool(self.ceph('mon', 'stat'))
 
     def booted(self) -> int:
         """The epoch in which the OSD last came up; 0 when it is down."""

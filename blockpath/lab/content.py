@@ -24,7 +24,6 @@ from blockpath.lab import wait
 IMAGE = 'guest'
 FLAVOR = 'tiny'
 NETWORK = 'private'
-VOLUME_TYPE = 'files'
 CLOUD = 'lab'
 
 
@@ -62,15 +61,17 @@ def add_network(site: layout.Site) -> None:
 
 def add_volume_types(site: layout.Site) -> None:
     storage = connect(site).block_storage
-    storage.create_type(
-        name=VOLUME_TYPE, is_public=True,
-        extra_specs={'volume_backend_name': VOLUME_TYPE})
+    for backend in layout.BACKENDS:
+        storage.create_type(name=backend, is_public=True,
+                            extra_specs={'volume_backend_name': backend})
+    storage.create_type(name=layout.ANYWHERE, is_public=True)
     # Scenarios may want more than the ten volumes of the default.
     storage.update_quota_class_set('default', volumes=-1, gigabytes=-1)
 
 
-def wait_for_pool(site: layout.Site) -> None:
+def wait_for_pools(site: layout.Site) -> None:
     """Until Cinder's scheduler knows the storage and would use it."""
     cloud = connect(site)
-    wait.until(lambda: list(cloud.block_storage.backend_pools()),
-               'the storage pool to be known to Cinder', 90, 0.3)
+    wait.until(lambda: len(list(cloud.block_storage.backend_pools())) ==
+               len(layout.BACKENDS),
+               'the storage pools to be known to Cinder', 90, 0.3)

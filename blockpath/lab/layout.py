@@ -16,7 +16,7 @@ Every host is a network namespace on one private bridge::
     control  10.77.0.10  database, message queue, APIs, controller daemons
     cmp1     10.77.0.11  libvirtd, nova-compute
     cmp2     10.77.0.12  libvirtd, nova-compute
-    storage  10.77.0.20  tgtd, cinder-volume
+    storage  10.77.0.20  tgtd, Ceph, cinder-volume
              10.77.0.21  the portal of cmp1
              10.77.0.22  the portal of cmp2
 
@@ -105,6 +105,16 @@ DATABASE_PORT = 3306
 #: checkout need not be.
 DATABASE_SOCKET = '/run/mariadb.sock'
 MESSAGE_PORT = 5672
+#: The first of those that Ceph listens at.
+CEPH_PORT = 3300
+#: Cinder's backend on files -- also the volume type, as of each backend.
+FILES = 'files'
+#: Cinder's backends on Ceph -> the pool of each.
+POOLS = {'rbd': 'volumes', 'rbd2': 'volumes2'}
+BACKENDS = (FILES, *POOLS)
+#: The volume type of volumes that may be on any backend. New ones come to
+#: the files, of which alone Cinder knows that there is room.
+ANYWHERE = 'anywhere'
 
 
 def url(api: str) -> str:
@@ -158,6 +168,11 @@ class Site:
     def volumes(self) -> pathlib.Path:
         """The backing files of Cinder's volumes."""
         return self.state / 'volumes'
+
+    @property
+    def ceph(self) -> pathlib.Path:
+        """All of Ceph but its logs."""
+        return self.state / 'ceph'
 
     def host(self, name: str) -> pathlib.Path:
         """What a host keeps for itself: bound over its own /etc/... """

@@ -159,6 +159,11 @@ def end(process: Process, grace: float) -> None:
     while process.alive and time.monotonic() < deadline:
         _reap([process.pid])
         time.sleep(0.02)
+    kill(process)
+
+
+def kill(process: Process) -> None:
+    """Kill one process, and those of its children in its session."""
     if process.alive:
         # Each was started in a session, and so a group, of its own.
         _signal(os.killpg, process.pid, signal.SIGKILL)

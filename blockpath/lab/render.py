@@ -17,6 +17,7 @@ import pathlib
 
 import jinja2
 
+from blockpath.lab import ceph
 from blockpath.lab import credentials
 from blockpath.lab import layout
 from blockpath import paths
@@ -64,7 +65,10 @@ class Renderer:
             site=site, passwords=passwords, control=layout.CONTROL,
             hosts=layout.HOSTS, url=layout.url,
             region=layout.REGION, database_port=layout.DATABASE_PORT,
-            message_port=layout.MESSAGE_PORT,
+            message_port=layout.MESSAGE_PORT, files=layout.FILES,
+            backends=layout.BACKENDS,
+            pools=layout.POOLS, ceph_conf=site.ceph / 'ceph.conf',
+            ceph_user=ceph.USER,
             database_socket=layout.DATABASE_SOCKET, trees=tree('nova').parent)
 
     def text(self, template: str, **values: object) -> str:

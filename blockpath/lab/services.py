@@ -23,6 +23,7 @@ import urllib.request
 import libvirt
 
 from blockpath.lab import anchor
+from blockpath.lab import ceph
 from blockpath.lab import database
 from blockpath.lab import errors
 from blockpath.lab import layout
@@ -115,6 +116,9 @@ def table(site: layout.Site) -> dict[str, Service]:
         _rabbitmq(site),
         Service('tgtd', layout.STORAGE.name,
                 ('/usr/sbin/tgtd', '--foreground', '--iscsi', portals)),
+        *(Service(name, layout.STORAGE.name,
+                  ceph.command_line(name, site.ceph))
+          for name in ceph.DAEMONS),
         *_apis(site),
         *(Service(name, layout.CONTROL.name,
                   (site.bin(name), '--config-file', f'{control}/nova.conf'))
@@ -141,6 +145,11 @@ class Daemons:
         self.site = site
         self.records = processes.Records(site.run, site.log)
         self.table = table(site)
+        self.ceph = ceph.Cluster(
+            site.ceph, layout.STORAGE.address, layout.CEPH_PORT,
+            pools=tuple(layout.POOLS.values()),
+            enter=lambda: self.enter(layout.STORAGE.name),
+            records=self.records)
 
     def env(self, **extra: str) -> dict[str, str]:
         """A daemon's environment: nothing of the caller's."""
@@ -216,11 +225,25 @@ class Daemons:
 
     def restart(self, name: str) -> None:
         """:raises LabError: no such service, or it did not come back."""
+        self._known(name)
+        self.stop(name)
+        self.start_ready(name)
+
+    def kill(self, name: str) -> None:
+        """Have a service and what it started end with no last word.
+
+        :raises LabError: no such service.
+        """
+        self._known(name)
+        process = self.records.get(name)
+        if process:
+            processes.kill(process)
+            self.records.forget(name)
+
+    def _known(self, name: str) -> None:
         if name not in self.table:
             raise errors.LabError(f'there is no service {name}; there are: '
                                   f'{", ".join(self.table)}')
-        self.stop(name)
-        self.start_ready(name)
 
     def _check(self, name: str) -> Callable[[], bool]:
         service = self.table[name]
@@ -230,6 +253,11 @@ class Daemons:
             return lambda: self._connects(layout.MESSAGE_PORT)
         if name == 'tgtd':
             return self._tgtd_answers
+        if name == ceph.MON:
+            return self.ceph.answers
+        if name == ceph.OSD:
+            before = self.ceph.booted()
+            return lambda: self.ceph.booted() > before
         if name.startswith('libvirtd'):
             return lambda: self._libvirt_answers(service.host)
         if name.endswith('-api'):
@@ -275,23 +303,30 @@ class Daemons:
         """Whether a daemon has written to its project's database.
 
         A daemon that was restarted has left a line there: it must have
-        counted on since now.
+        counted on since now. cinder-volume writes a line a backend.
         """
-        before = self._report_count(service)
-        return lambda: (self._report_count(service) or 0) > before \
-            if before is not None \
-            else self._report_count(service) is not None
+        before = self._report_counts(service)
+        lines = (len(layout.BACKENDS) if service.name == 'cinder-volume'
+                 else 1)
 
-    def _report_count(self, service: Service) -> int | None:
+        def check() -> bool:
+            counts = self._report_counts(service)
+            return len(counts) >= lines and all(
+                count > before.get(host, -1)
+                for host, count in counts.items())
+
+        return check
+
+    def _report_counts(self, service: Service) -> dict[str, int]:
+        """host, or host@backend -> how often it has reported."""
         project = service.name.partition('-')[0]
         with database.connect(self.site) as cursor:
             cursor.execute(
-                f'SELECT report_count FROM {project}.services '
+                f'SELECT host, report_count FROM {project}.services '
                 'WHERE NOT deleted AND `binary` = %s '
                 "AND SUBSTRING_INDEX(host, '@', 1) = %s",
                 (service.binary, service.host))
-            row = cursor.fetchone()
-        return row[0] if row else None
+            return dict(cursor.fetchall())
 
 
 def _connects(address: str, port: int) -> bool:

@@ -12,11 +12,13 @@
 """Start a lab: what is done, and what has to wait for what."""
 
 from collections.abc import Callable
+import importlib.util
 import pathlib
 import shutil
 import subprocess
 import sys
 
+from blockpath.lab import ceph
 from blockpath.lab import content
 from blockpath.lab import credentials
 from blockpath.lab import database
@@ -43,7 +45,10 @@ PROGRAMS = {
     '/usr/sbin/tgtd': 'tgt',
     '/usr/bin/nsenter': 'util-linux',
     '/usr/sbin/ip': 'iproute2',
+    **ceph.PROGRAMS,
 }
+#: Modules that must be there -> the Debian package that has each.
+BINDINGS = {'rados': 'python3-rados', 'rbd': 'python3-rbd'}
 
 
 def check_programs() -> None:
@@ -53,6 +58,12 @@ def check_programs() -> None:
     if missing:
         raise errors.LabError('the lab needs packages that are missing; '
                               f'run: apt-get install {" ".join(missing)}')
+    unknown = [package for module, package in BINDINGS.items()
+               if importlib.util.find_spec(module) is None]
+    if unknown:
+        raise errors.LabError(
+            f'{sys.executable} does not find what {" and ".join(unknown)} '
+            'bring; ./run setup says why')
 
 
 def check_place(site: layout.Site) -> None:
@@ -103,6 +114,12 @@ class Start:
             *(task(f'libvirtd {host.name}', start[f'libvirtd-{host.name}'],
                    ('anchors',)) for host in layout.COMPUTES),
             task('tgtd', start['tgtd'], ('anchors',)),
+            task('ceph files', self.daemons.ceph.make, ('anchors',)),
+            task('ceph-mon', start[ceph.MON], ('ceph files',)),
+            task('ceph members', self.daemons.ceph.register, ('ceph-mon',)),
+            task('ceph-osd', start[ceph.OSD], ('ceph members',)),
+            task('ceph pools', self.daemons.ceph.create_pools,
+                 ('ceph members',)),
             task('identity', self._identity, ('keystone',)),
             task('nova-conductor', start['nova-conductor'], daemons),
             *(task(api, start[f'{api}-api'], daemons)
@@ -114,7 +131,7 @@ class Start:
               for host in layout.COMPUTES),
             task('nova-scheduler', start['nova-scheduler'], daemons),
             task('cinder-volume', start['cinder-volume'],
-                 (*daemons, 'tgtd')),
+                 (*daemons, 'tgtd', 'ceph pools', 'ceph-osd')),
             task('cinder-scheduler', start['cinder-scheduler'], daemons),
             task('guest image', self._build_image),
             task('accelerator', self._accelerate,
@@ -130,7 +147,7 @@ class Start:
             task('hypervisors', self._hypervisors,
                  ('nova-scheduler', *(f'nova-compute {host.name}'
                                       for host in layout.COMPUTES))),
-            task('storage pool', self._content(content.wait_for_pool),
+            task('storage pools', self._content(content.wait_for_pools),
                  ('cinder', 'cinder-volume', 'cinder-scheduler')),
         ]
 

@@ -36,6 +36,12 @@ threading.Thread(target=time.sleep, args=(60,)).start()
 print('ready', flush=True)
 ctypes.CDLL(None).pthread_exit(None)
 '''
+TIDY = '''
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: print('bye', flush=True))
+print('ready', flush=True)
+time.sleep(60)
+'''
 
 
 class TestProcesses(lab_base.LabTest):
@@ -113,6 +119,13 @@ class TestProcesses(lab_base.LabTest):
                 return
             time.sleep(0.02)
         self.fail('its child is left')
+
+    def test_killed_without_a_word(self) -> None:
+        process = self.spawn(sys.executable, '-c', TIDY)
+        self.wait_for_log()
+        processes.kill(process)
+        self.assertFalse(process.alive)
+        self.assertEqual(['ready'], process.tail())
 
     def test_broken_record_is_none(self) -> None:
         for text in ('', '{"pid": 1}', '{'):

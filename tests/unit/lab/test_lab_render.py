@@ -85,6 +85,20 @@ class TestRender(lab_base.LabTest):
         self.assertIn(self.passwords.database, nova['database']['connection'])
         self.assertNotIn('libvirt', nova)
 
+    def test_backends(self) -> None:
+        for host in ('control', 'storage'):
+            cinder = read(self.site.etc / host / 'cinder.conf')
+            enabled = cinder['DEFAULT']['enabled_backends'].split(',')
+            self.assertEqual(list(layout.BACKENDS), enabled)
+            for backend in enabled:
+                self.assertEqual(backend,
+                                 cinder[backend]['volume_backend_name'])
+            for backend, pool in layout.POOLS.items():
+                self.assertEqual(pool, cinder[backend]['rbd_pool'])
+                self.assertEqual(
+                    str(services.Daemons(self.site).ceph.conf),
+                    cinder[backend]['rbd_ceph_conf'])
+
     def test_keys_are_fernet_keys(self) -> None:
         from cryptography import fernet
         for path in (self.site.state / 'keystone').glob('*/*'):
