@@ -15,6 +15,7 @@ import functools
 
 import click
 
+from blockpath.bench import copy_tools
 from blockpath.lab import stage
 from blockpath import paths
 
@@ -50,3 +51,29 @@ def migrate(rounds: int, volumes: int, keep: bool) -> None:
     stage.perform(functools.partial(bench.run, rounds=rounds,
                                     volumes=volumes),
                   FOLDER / 'migrate', keep)
+
+
+@group.command()
+@click.option('--size', default=2048, show_default=True,
+              type=click.IntRange(64), help='MiB of each volume.')
+@click.option('--rounds', default=5, show_default=True,
+              type=click.IntRange(1), help='Copies by each tool in each case.')
+@click.option('--only', multiple=True, metavar='PATTERN',
+              help='Cases to run, as DIRECTION/FILL/DELAY; may be repeated. '
+                   'Directions: rbd-file, file-rbd, iscsi-rbd, rbd-iscsi, '
+                   'rbd-rbd; fills: random, tenth, zeros; delays: 0, 2. Such '
+                   "as 'rbd-file', '*/tenth', '*/random/2'.")
+@click.option('--tool', 'tools', multiple=True,
+              type=click.Choice(copy_tools.TOOLS), default=copy_tools.TOOLS,
+              help='Only this one; may be repeated.')
+def copy(size: int, rounds: int, only: tuple[str, ...],
+         tools: tuple[str, ...]) -> None:
+    """Copies of volumes, by the series, by Cinder, by other tools.
+
+    Between RBD images, iSCSI LUNs and files, with a Ceph and a target of its
+    own in memory. The copies are compared with their sources in the first
+    round. All cases take an hour or two; "--size 256 --rounds 1" a few
+    minutes.
+    """
+    from blockpath.bench import copy as bench
+    bench.perform(FOLDER / 'copy', size << 20, rounds, only, tools)
