@@ -18,6 +18,7 @@ It has no manager: nothing that RBD needs asks for one, but commands of
 import base64
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import concurrent.futures
@@ -348,6 +349,29 @@ class Cluster:
         """The command line of ``rbd``, without :attr:`enter`."""
         return ['/usr/bin/rbd', '--conf', str(self.conf), '--id', client,
                 *arguments]
+
+    @contextlib.contextmanager
+    def piped(self, *arguments: str) -> Iterator[IO[bytes]]:
+        """What a command of ``rbd`` prints, while it does.
+
+        :raises LabError: it failed
+        """
+        with tempfile.TemporaryFile() as err:
+            child = subprocess.Popen(
+                [*self.enter(), *self.rbd_argv(*arguments)], env=_ENV,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err,
+                start_new_session=True)
+            output = child.stdout
+            assert output
+            try:
+                with output:
+                    yield output
+                child.wait(_PATIENCE)
+            finally:
+                _kill(child)
+            if child.returncode:
+                raise errors.LabError(
+                    f'rbd {" ".join(arguments)} failed: {_end(err)}')
 
     def answers(self) -> bool:
         """Whether the monitor does; waits for it."""

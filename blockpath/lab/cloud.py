@@ -11,7 +11,10 @@
 #    under the License.
 """A running lab, for scenarios: its cloud, its hosts, its parts."""
 
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -25,6 +28,7 @@ import openstack.exceptions
 
 from blockpath.lab import content
 from blockpath.lab import errors
+from blockpath.lab import holdings
 from blockpath.lab import layout
 from blockpath.lab import namespaces
 from blockpath.lab import services
@@ -62,6 +66,10 @@ class Migration:
         return self.status == 'completed'
 
 
+class VolumeMigrationFailed(errors.LabError):
+    """A volume did not come to where it was to go."""
+
+
 class Lab:
     """A lab that is up.
 
@@ -78,6 +86,8 @@ class Lab:
                 'the lab is not up; start it with: blockpath lab up')
         self.daemons = services.Daemons(self.site)
         self.storage = storage.Storage(self.daemons)
+        #: What volumes hold, past Cinder.
+        self.holdings = holdings.Holdings(self.site, self.daemons.ceph)
         #: Names of the compute hosts.
         self.hosts = tuple(host.name for host in layout.COMPUTES)
         #: How guests run here: ``kvm`` or ``qemu``.
@@ -136,6 +146,32 @@ class Lab:
         if service == 'tgtd':
             self.daemons.restart('cinder-volume')
 
+    def kill(self, service: str) -> None:
+        """Kill a service with no warning; :meth:`restart` starts it."""
+        self.daemons.kill(service)
+
+    @contextlib.contextmanager
+    def configured(self, service: str,
+                   **sections: Mapping[str, object]) -> Iterator[None]:
+        """Have a service run with other options, as to slow it down.
+
+        :param sections: section -> option -> value
+        """
+        argv = self.daemons.table[service].argv
+        path = pathlib.Path(argv[argv.index('--config-file') + 1])
+        before = path.read_text()
+        # Of an option that is set twice, the last counts.
+        lines = [line for section, options in sections.items() for line in
+                 (f'[{section}]', *(f'{option} = {value}' for option, value
+                                    in options.items()))]
+        path.write_text('\n'.join([before, *lines, '']))
+        try:
+            self.restart(service)
+            yield
+        finally:
+            path.write_text(before)
+            self.restart(service)
+
     # The cloud -----------------------------------------------------------
 
     @functools.cached_property
@@ -157,6 +193,9 @@ class Lab:
         :param bootable: with the tiny guest on it, else blank.
         :param bus: of the disks of a server that boots from it, ``virtio``
             or ``scsi`` (which is virtio-scsi).
+        :param attributes: as ``volume_type``: a backend of the lab, or
+            ``anywhere``. Volumes on Ceph can not be attached to servers:
+            the compute hosts know nothing of it.
         """
         image = {'image_id': self.image_id} if bootable else {}
         volume = self.cloud.block_storage.create_volume(
@@ -202,9 +241,65 @@ class Lab:
         wait.until(gone, f'volume {volume.name} to be deleted', PATIENCE,
                    POLL)
 
+    def migrate_volume(self, volume: Any, backend: str,
+                       force_host_copy: bool = False,
+                       patience: float = PATIENCE) -> Any:
+        """Have Cinder bring a volume to another backend, and wait.
+
+        :param volume: of the type ``anywhere``, or one that suits
+        :param force_host_copy: not by the driver, however it could
+        :returns: the volume
+        :raises VolumeMigrationFailed: it is not there.
+        """
+        host = f'{layout.STORAGE.name}@{backend}#{backend}'
+        self.cloud.block_storage.migrate_volume(
+            volume.id, host=host, force_host_copy=force_host_copy)
+        return self.wait_for_move(volume, backend, patience)
+
+    def retype(self, volume: Any, backend: str, policy: str = 'on-demand',
+               patience: float = PATIENCE) -> Any:
+        """Have Cinder give a volume the type of a backend, and wait.
+
+        :param policy: the migration policy, ``on-demand`` or ``never``
+        :returns: the volume
+        :raises VolumeMigrationFailed: it is not there.
+        """
+        kind = self.cloud.block_storage.find_type(backend,
+                                                  ignore_missing=False)
+        self.cloud.block_storage.retype_volume(volume.id, kind.id, policy)
+        moved = self.wait_for_move(volume, backend, patience)
+        if moved.volume_type != backend:
+            raise VolumeMigrationFailed(
+                f'volume {volume.name} is of type {moved.volume_type}, not '
+                f'{backend}')
+        return moved
+
+    def wait_for_move(self, volume: Any, backend: str,
+                      patience: float = PATIENCE) -> Any:
+        """Wait until nothing moves a volume.
+
+        :returns: the volume
+        :raises VolumeMigrationFailed: it is not on that backend then.
+        """
+        def look() -> Any:
+            found = self.cloud.block_storage.get_volume(volume.id)
+            moving = (found.migration_status in _MOVING or
+                      found.status in ('retyping', 'maintenance'))
+            return None if moving else found
+
+        found = wait.until(look, f'volume {volume.name} to come to {backend}',
+                           patience, POLL)
+        if (holdings.backend(found) != backend or
+                found.migration_status == 'error'):
+            raise VolumeMigrationFailed(
+                f'volume {found.name} is on {found.host}, not on {backend}; '
+                f'its migration: {found.migration_status}; the log is '
+                f'{self.site.log}/cinder-volume.log')
+        return found
+
     def backing_file(self, volume: Any) -> pathlib.Path:
         """The file that holds a volume's bytes."""
-        return self.site.volumes / f'volume-{volume.id}'
+        return self.holdings.file(volume)
 
     def boot(self, name: str, volume: Any, host: str | None = None,
              network: bool = False) -> Any:
@@ -386,5 +481,7 @@ class _Found:
     status: str
 
 
+#: A volume's migration_status while it is on its way.
+_MOVING = frozenset(('starting', 'migrating', 'completing'))
 _MIGRATION_ENDS = frozenset(('completed', 'error', 'failed',
                              'cancelled'))

@@ -17,11 +17,14 @@ import socket
 import stat
 import subprocess
 import tempfile
+import types
 
 import testtools
 
 from blockpath.lab import ceph
 from blockpath.lab import errors
+from blockpath.lab import holdings
+from blockpath.lab import layout
 
 
 class TestCluster(testtools.TestCase):
@@ -83,6 +86,35 @@ class TestCluster(testtools.TestCase):
                  if 'key = ' in line]
         for path in (self.folder / 'log').iterdir():
             self.assertNotIn(key, path.read_text())
+
+    def test_holdings(self) -> None:
+        """A volume holds and takes the same, on files and on Ceph."""
+        site = layout.Site(self.folder / 'lab', self.folder / 'cache')
+        site.volumes.mkdir(parents=True)
+        with ceph.Cluster(site.ceph, pools=list(layout.POOLS.values()),
+                          size=8 << 30) as cluster:
+            held = holdings.Holdings(site, cluster)
+            on_files, on_ceph = (types.SimpleNamespace(
+                id=name, name=name, size=1, migration_id=None,
+                host=f'storage@{name}#{name}') for name in ('files', 'rbd2'))
+            held.file(on_files).touch()
+            os.truncate(held.file(on_files), 1 << 30)
+            cluster.rbd('create', held.image(on_ceph), '--size', '1G')
+            self.assertEqual(0, held.allocated(on_ceph))
+            for volume in (on_files, on_ceph):
+                held.write(volume, mib=8)
+            self.assertEqual(held.sha256(on_files), held.sha256(on_ceph))
+            for volume in (on_files, on_ceph):
+                # What is in it, and the rest of each object.
+                self.assertTrue(
+                    9 << 20 < held.allocated(volume) < 33 << 20, volume.name)
+            self.assertEqual({'files/volume-files', 'rbd2/volume-rbd2'},
+                             held.names())
+            with testtools.ExpectedException(errors.LabError,
+                                             '.*failed: .*No such file.*'):
+                held.sha256(types.SimpleNamespace(
+                    id='none', name='none', size=1, migration_id=None,
+                    host='storage@rbd#rbd'))
 
     def test_a_port_in_use(self) -> None:
         """The error shows what the daemon that died said."""
