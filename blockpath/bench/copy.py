@@ -39,8 +39,11 @@ from blockpath.lab import stage
 from blockpath import report as reports
 
 DIRECTIONS = ('rbd-file', 'file-rbd', 'iscsi-rbd', 'rbd-iscsi', 'rbd-rbd')
-#: Milliseconds that a message is delayed in the cases with a delay.
+#: Milliseconds that a message is delayed at most, in the cases with a delay.
+#: What that makes of a small write is measured, and among the figures.
 DELAY_MS = 2.0
+#: Columns that the table takes.
+_WIDTH = 110
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +124,10 @@ def run(report: reports.Report, size: int, rounds: int,
         rows = bench.rows()
     path = report.folder.with_suffix('.json')
     reports.write_rows(path, rows)
-    rich.console.Console().print(table(rows))
+    # Wider than what a pipe is taken for.
+    console = rich.console.Console()
+    console.width = max(console.width, _WIDTH)
+    console.print(table(rows))
     report.say(f'{path} has the rows')
     for claim in copy_claims.claims(rows):
         report.check(claim.name, claim.held, claim.figure)

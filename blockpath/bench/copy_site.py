@@ -82,7 +82,9 @@ def site(size: int) -> Iterator['Site']:
                                         dir=_MEMORY)))
         # Room for the sources, a copy in each pool, and rados bench.
         cluster = stack.enter_context(ceph.Cluster(
-            folder / 'ceph', pools=POOLS, size=8 * size + (16 << 30)))
+            folder / 'ceph', pools=POOLS, size=8 * size + (16 << 30),
+            # Without it the OSD does not answer "ceph tell" either.
+            options={'osd': {'admin_socket': str(folder / 'osd.asok')}}))
         target = Target(folder)
         stack.callback(target.stop)
         target.start()
@@ -245,7 +247,8 @@ class Site:
             return not subprocess.run(['cmp', '--silent', source,
                                        path]).returncode
         argv = self._cluster.rbd_argv('export', volume.spec, '-')
-        with subprocess.Popen(argv, stdout=subprocess.PIPE) as export:
+        with subprocess.Popen(argv, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL) as export:
             compared = subprocess.run(['cmp', '--silent', source, '-'],
                                       stdin=export.stdout)
             assert export.stdout
@@ -255,7 +258,7 @@ class Site:
     # The cluster itself
 
     def delay(self, milliseconds: float) -> None:
-        """Have the OSD delay every message of a client by that, about."""
+        """Have the OSD delay each message of a client by up to that."""
         settings = {
             'ms_inject_delay_type': 'client' if milliseconds else '',
             'ms_inject_delay_probability': '1' if milliseconds else '0',
