@@ -190,6 +190,13 @@ class Cluster:
         """The file with a client's key; ceph.conf names it."""
         return self.folder / f'client.{client}.keyring'
 
+    def key(self, client: str = USER) -> str:
+        """A client's key: what must be found nowhere else."""
+        for line in self.keyring(client).read_text().splitlines():
+            if line.startswith('\tkey = '):
+                return line.removeprefix('\tkey = ')
+        raise errors.LabError(f'{self.keyring(client)} has no key')
+
     @property
     def _made(self) -> pathlib.Path:
         return self.folder / 'made'

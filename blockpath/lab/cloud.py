@@ -472,7 +472,7 @@ class Lab:
 
     def iqn(self, host: str) -> str:
         """The IQN of a host's target."""
-        return targets.target_iqn(layout.compute(host))
+        return targets.target_iqn(layout.client(host))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ Every host is a network namespace on one private bridge::
     storage  10.77.0.20  tgtd, Ceph, cinder-volume
              10.77.0.21  the portal of cmp1
              10.77.0.22  the portal of cmp2
+             10.77.0.23  the portal of the storage host, for Cinder's copies
 
 The addresses are the same in every lab: nothing of them is visible outside.
 The names of the namespaces are machine-wide, so they carry a digest of the
@@ -52,8 +53,8 @@ class Host:
 
 
 @dataclasses.dataclass(frozen=True)
-class ComputeHost(Host):
-    """A hypervisor.
+class Client(Host):
+    """A host that reaches volumes by iSCSI.
 
     :ivar portal_address: where the storage host listens for it alone.
     :ivar first_lun: the first LUN that is given to it. The hosts' ranges do
@@ -71,6 +72,11 @@ class ComputeHost(Host):
     def initiator(self) -> str:
         return f'{IQN_PREFIX}{self.name}'
 
+
+@dataclasses.dataclass(frozen=True)
+class ComputeHost(Client):
+    """A hypervisor."""
+
     @property
     def uuid(self) -> str:
         # libvirt rejects UUIDs of one digit only, and migrations between
@@ -85,8 +91,12 @@ COMPUTES = (
                 portal_address='10.77.0.22', first_lun=101),
 )
 CONTROL = Host('control', '10.77.0.10')
-STORAGE = Host('storage', '10.77.0.20',
-               tuple(host.portal_address for host in COMPUTES))
+_OWN_PORTAL = '10.77.0.23'
+STORAGE = Client('storage', '10.77.0.20',
+                 (*(host.portal_address for host in COMPUTES), _OWN_PORTAL),
+                 portal_address=_OWN_PORTAL, first_lun=201)
+#: Whoever has a target of its own.
+CLIENTS = (*COMPUTES, STORAGE)
 HOSTS: tuple[Host, ...] = (CONTROL, STORAGE, *COMPUTES)
 #: The namespace that holds the bridge; no process lives in it.
 SWITCH = 'switch'
@@ -126,6 +136,11 @@ def url(api: str) -> str:
 def compute(name: str) -> ComputeHost:
     """:raises KeyError: no compute host has that name."""
     return {host.name: host for host in COMPUTES}[name]
+
+
+def client(name: str) -> Client:
+    """:raises KeyError: no host with a target of its own has that name."""
+    return {host.name: host for host in CLIENTS}[name]
 
 
 @dataclasses.dataclass(frozen=True)

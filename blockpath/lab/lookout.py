@@ -25,6 +25,7 @@ import threading
 import time
 
 from blockpath.lab import cloud
+from blockpath import report as reports
 
 #: Seconds between two looks at all processes: a process that lives shorter
 #: than this may be missed, one that logs in to a target does not.
@@ -77,6 +78,21 @@ class Lookout:
             if word in line:
                 shown = line.replace(word, b'***').replace(b'\0', b' ')
                 self.exposed.add(shown.decode(errors='replace'))
+
+    def tell(self, report: reports.Report,
+             secret: str = 'CHAP password') -> None:
+        """Search the files, and report all that was found.
+
+        :param secret: what the passwords are
+        """
+        report.check('no SCSI device appeared', not self.devices,
+                     f'{self.looks} looks')
+        report.check(f'no command line held a {secret}', not self.exposed,
+                     '; '.join(sorted(self.exposed)) or f'{self.looks} looks')
+        with report.step('logs and temporary files searched'):
+            found = self.files_with_passwords()
+        report.check(f'no log or temporary file holds a {secret}', not found,
+                     ', '.join(found))
 
     def files_with_passwords(self) -> list[str]:
         """Logs of the lab, and temporary files since the start of the run."""

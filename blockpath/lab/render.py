@@ -94,6 +94,8 @@ class Renderer:
             os.chmod(self.site.host(host.name) / 'etc' / 'hosts', 0o644)
         for compute in layout.COMPUTES:
             self._write_hypervisor(compute)
+        for client in layout.CLIENTS:
+            self._write_initiator(client)
         self._write_keys()
 
     def computes(self, virt_type: str) -> None:
@@ -117,7 +119,9 @@ class Renderer:
         etc = self.site.host(host.name) / 'etc'
         for file in ('libvirtd.conf', 'qemu.conf'):
             self.write(file, etc / 'libvirt' / file, host=host)
-        iscsi = etc / 'iscsi'
+
+    def _write_initiator(self, host: layout.Client) -> None:
+        iscsi = self.site.host(host.name) / 'etc' / 'iscsi'
         iscsi.mkdir(exist_ok=True)
         (iscsi / 'initiatorname.iscsi').write_text(
             f'InitiatorName={host.initiator}\n')

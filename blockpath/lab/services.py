@@ -108,7 +108,7 @@ def _hypervisors(site: layout.Site) -> Iterable[Service]:
 def table(site: layout.Site) -> dict[str, Service]:
     """Every daemon by its name."""
     control = site.etc / 'control'
-    portals = ','.join(f'portal={host.portal}' for host in layout.COMPUTES)
+    portals = ','.join(f'portal={host.portal}' for host in layout.CLIENTS)
     services = [
         Service('mariadb', layout.CONTROL.name,
                 ('/usr/sbin/mariadbd', f'--defaults-file={control}'
@@ -280,7 +280,7 @@ class Daemons:
 
     def _tgtd_answers(self) -> bool:
         try:
-            return len(self.tgtd().portals()) == len(layout.COMPUTES)
+            return len(self.tgtd().portals()) == len(layout.CLIENTS)
         except OSError:
             return False
 

@@ -45,7 +45,7 @@ class Storage:
 
     def target(self, host: str) -> tgt.Target | None:
         """A host's target; None while nothing is mapped to the host."""
-        iqn = targets.target_iqn(layout.compute(host))
+        iqn = targets.target_iqn(layout.client(host))
         for target in self.client.show():
             if target.iqn == iqn:
                 return target
@@ -99,7 +99,7 @@ class Storage:
 
         Sessions that are logged in, by this portal or another, go on.
         """
-        portal = layout.compute(host)
+        portal = layout.client(host)
         self.client.remove_portal(portal.portal)
         # The kernel completes the handshakes; nobody ever accepts.
         listener = namespaces.run_in(
@@ -115,7 +115,7 @@ class Storage:
     def heal(self) -> None:
         """Undo what an interrupted scenario broke."""
         portals = self.client.portals()
-        for host in layout.COMPUTES:
+        for host in layout.CLIENTS:
             if host.portal not in portals:
                 self.client.add_portal(host.portal)
         for name, (_, password) in self._accounts().items():

@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Which volume is mapped where: each compute host has a target of its own.
+"""Which volume is mapped where: each host has a target of its own.
 
 A host's target has its own IQN, is reached by the host's own portal with the
 host's own CHAP account, and shows the volumes that are mapped to that host,
@@ -48,13 +48,13 @@ class Mapping:
     password: str
 
 
-def target_iqn(host: layout.ComputeHost) -> str:
+def target_iqn(host: layout.Client) -> str:
     return f'{layout.IQN_PREFIX}storage.{host.name}'
 
 
-def host_of(initiator: str) -> layout.ComputeHost | None:
+def host_of(initiator: str) -> layout.Client | None:
     """The host that has an initiator's name."""
-    for host in layout.COMPUTES:
+    for host in layout.CLIENTS:
         if host.initiator == initiator:
             return host
     return None
@@ -65,8 +65,8 @@ def serial(volume_id: str) -> str:
     return volume_id.replace('-', '')
 
 
-def _tid(host: layout.ComputeHost) -> int:
-    return layout.COMPUTES.index(host) + 1
+def _tid(host: layout.Client) -> int:
+    return layout.CLIENTS.index(host) + 1
 
 
 class Targets:
@@ -95,7 +95,7 @@ class Targets:
 
     def restore(self) -> None:
         """Give tgtd what it lacks of the accounts and mappings."""
-        for host in layout.COMPUTES:
+        for host in layout.CLIENTS:
             self.luns.setdefault(host.name, {})
             self.accounts.setdefault(
                 host.name, [f'chap-{host.name}', secrets.token_hex(8)])
@@ -104,11 +104,11 @@ class Targets:
         for user, password in self.accounts.values():
             if user not in known:
                 self.client.add_account(user, password)
-        for host in layout.COMPUTES:
+        for host in layout.CLIENTS:
             for volume_id, lun in self.luns[host.name].items():
                 self._expose(host, volume_id, lun)
 
-    def map(self, volume_id: str, host: layout.ComputeHost) -> Mapping:
+    def map(self, volume_id: str, host: layout.Client) -> Mapping:
         """Map a volume to a host; twice is as once."""
         luns = self.luns[host.name]
         lun = luns.get(volume_id) or self._free_lun(host)
@@ -118,14 +118,14 @@ class Targets:
         user, password = self.accounts[host.name]
         return Mapping(host.portal, target_iqn(host), lun, user, password)
 
-    def admit(self, owner: layout.ComputeHost,
-              guest: layout.ComputeHost) -> None:
+    def admit(self, owner: layout.Client,
+              guest: layout.Client) -> None:
         """Let another host into a host's target, while that is there."""
         target = self._find(owner)
         if target and guest.initiator not in target.acl:
             self.client.allow(target.tid, guest.initiator)
 
-    def unmap(self, volume_id: str, host: layout.ComputeHost) -> None:
+    def unmap(self, volume_id: str, host: layout.Client) -> None:
         """Undo :meth:`map`; a volume that is not mapped stays so."""
         luns = self.luns[host.name]
         lun = luns.get(volume_id)
@@ -145,19 +145,19 @@ class Targets:
 
     def resize(self, volume_id: str) -> None:
         """Tell the initiators that the volume's file has grown."""
-        for host in layout.COMPUTES:
+        for host in layout.CLIENTS:
             lun = self.luns[host.name].get(volume_id)
             if lun is not None:
                 self.client.resize_unit(_tid(host), lun,
                                         str(self.path(volume_id)))
 
-    def _find(self, host: layout.ComputeHost) -> tgt.Target | None:
+    def _find(self, host: layout.Client) -> tgt.Target | None:
         for target in self.client.show():
             if target.iqn == target_iqn(host):
                 return target
         return None
 
-    def _expose(self, host: layout.ComputeHost, volume_id: str,
+    def _expose(self, host: layout.Client, volume_id: str,
                 lun: int) -> None:
         tid = _tid(host)
         target = self._find(host)
@@ -170,7 +170,7 @@ class Targets:
             self.client.add_unit(tid, lun, str(self.path(volume_id)),
                                  serial(volume_id))
 
-    def _free_lun(self, host: layout.ComputeHost) -> int:
+    def _free_lun(self, host: layout.Client) -> int:
         taken = set(self.luns[host.name].values())
         lun = host.first_lun
         while lun in taken:

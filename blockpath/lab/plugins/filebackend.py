@@ -149,7 +149,7 @@ class FileDriver(driver.VolumeDriver):
 
     @_one_at_a_time
     def remove_export(self, context, volume):
-        for host in layout.COMPUTES:
+        for host in layout.CLIENTS:
             self.targets.unmap(volume.name_id, host)
 
     def _host(self, connector):
@@ -199,7 +199,7 @@ class FileDriver(driver.VolumeDriver):
         """
         # Without a connector, a forced detach, the host is not known.
         leaving = ([self._shown_by(volume, connector)] if connector
-                   else layout.COMPUTES)
+                   else layout.CLIENTS)
         for host in leaving:
             users = [attachment for attachment in volume.volume_attachment
                      if attachment.connector and

@@ -29,6 +29,7 @@ from blockpath.lab import cloud
 from blockpath.lab import errors
 from blockpath.lab import holdings
 from blockpath.lab import layout
+from blockpath.lab import lookout
 from blockpath import report as reports
 
 RBD, RBD2 = layout.POOLS
@@ -51,7 +52,9 @@ def run(lab: cloud.Lab, report: reports.Report, mib: int = 64,
     way = (RBD2, RBD) if only_ceph else (RBD, RBD2, layout.FILES)
     before = lab.holdings.names()
     temporary = lab.holdings.temporary()
-    with contextlib.ExitStack() as cleanup:
+    secrets = lab.storage.passwords() | {lab.daemons.ceph.key()}
+    with lookout.Lookout(lab, secrets) as watch, \
+            contextlib.ExitStack() as cleanup:
         if only_ceph:
             retyped = Traveller(lab, report, cleanup, 'retyped', mib, RBD)
         else:
@@ -63,6 +66,7 @@ def run(lab: cloud.Lab, report: reports.Report, mib: int = 64,
                                 layout.FILES)
         retyped.travel(way, lab.retype)
     _nothing_left(lab, report, 'deleted', before, temporary)
+    watch.tell(report, 'CHAP password or key')
 
 
 class Traveller:
@@ -131,7 +135,8 @@ def _nothing_left(lab: cloud.Lab, report: reports.Report, title: str,
     known = {volume.id for volume in lab.cloud.block_storage.volumes()}
     report.check(f'{title}: Cinder knows of as many',
                  len(known) == len(names), f'{len(known)}')
-    luns = [lun for host in lab.hosts for lun in lab.storage.luns(host)]
+    luns = [lun for host in layout.CLIENTS
+            for lun in lab.storage.luns(host.name)]
     report.check(f'{title}: no volume is exported', not luns)
     files = lab.holdings.temporary() - temporary
     report.check(f'{title}: no temporary file is left', not files,

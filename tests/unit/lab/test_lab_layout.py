@@ -22,13 +22,14 @@ from blockpath.lab import targets
 class TestLayout(testtools.TestCase):
 
     def test_hosts_share_nothing(self) -> None:
-        for attribute in ('address', 'portal', 'initiator', 'uuid',
-                          'first_lun'):
-            values = {getattr(host, attribute) for host in layout.COMPUTES}
-            self.assertEqual(len(layout.COMPUTES), len(values), attribute)
+        for attribute in ('address', 'portal', 'initiator', 'first_lun'):
+            values = {getattr(host, attribute) for host in layout.CLIENTS}
+            self.assertEqual(len(layout.CLIENTS), len(values), attribute)
+        self.assertEqual(len(layout.COMPUTES),
+                         len({host.uuid for host in layout.COMPUTES}))
 
     def test_storage_has_every_portal(self) -> None:
-        self.assertEqual([host.portal_address for host in layout.COMPUTES],
+        self.assertEqual([host.portal_address for host in layout.CLIENTS],
                          list(layout.STORAGE.extra_addresses))
 
     def test_checkouts_have_own_namespaces(self) -> None:
@@ -39,6 +40,6 @@ class TestLayout(testtools.TestCase):
                          layout.Site(pathlib.Path('/a/.lab')).netns('cmp1'))
 
     def test_host_of(self) -> None:
-        for host in layout.COMPUTES:
+        for host in layout.CLIENTS:
             self.assertIs(host, targets.host_of(host.initiator))
         self.assertIsNone(targets.host_of('iqn.1993-08.org.debian:01:ab'))

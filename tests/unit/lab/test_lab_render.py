@@ -75,10 +75,14 @@ class TestRender(lab_base.LabTest):
             self.assertNotIn('database', nova)
             self.assertNotIn('api_database', nova)
             etc = self.site.host(host.name) / 'etc'
-            self.assertEqual(f'InitiatorName={host.initiator}\n',
-                             (etc / 'iscsi/initiatorname.iscsi').read_text())
             self.assertIn(host.uuid,
                           (etc / 'libvirt/libvirtd.conf').read_text())
+
+    def test_initiators(self) -> None:
+        for host in layout.CLIENTS:
+            etc = self.site.host(host.name) / 'etc'
+            self.assertEqual(f'InitiatorName={host.initiator}\n',
+                             (etc / 'iscsi/initiatorname.iscsi').read_text())
 
     def test_control(self) -> None:
         nova = read(self.site.etc / 'control' / 'nova.conf')

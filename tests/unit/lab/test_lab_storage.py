@@ -14,6 +14,7 @@
 import json
 from unittest import mock
 
+from blockpath.lab import layout
 from blockpath.lab import services
 from blockpath.lab import storage
 from blockpath.lab import tgt
@@ -96,7 +97,7 @@ class TestFaults(lab_base.LabTest):
         self.tgtd.portal_list.clear()
         self.tgtd.passwords = {'chap-cmp2': 'wrong'}
         self.storage.heal()
-        self.assertEqual(['10.77.0.21:3260', '10.77.0.22:3260'],
+        self.assertEqual([host.portal for host in layout.CLIENTS],
                          self.tgtd.portal_list)
         self.assertEqual({'chap-cmp1': 'one', 'chap-cmp2': 'two'},
                          self.tgtd.passwords)

@@ -202,7 +202,7 @@ class TestTargets(lab_base.LabTest):
         self.assertEqual({}, self.shown())
         self.assertFalse(self.targets.mapped(self.volumes[0]))
         # The accounts stay, for faults to be put on them.
-        self.assertEqual(['chap-cmp1', 'chap-cmp2'],
+        self.assertEqual(['chap-cmp1', 'chap-cmp2', 'chap-storage'],
                          sorted(self.client.accounts()))
 
     def test_another_tgtd_is_filled(self) -> None:
