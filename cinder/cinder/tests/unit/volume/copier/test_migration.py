@@ -394,7 +394,8 @@ class CopyVolumeDataTestCase(Base):
 
     def test_a_remote_destination_that_answers_too_late(self):
         rpcapi = self.patch('cinder.volume.rpcapi.VolumeAPI').return_value
-        rpcapi.initialize_connection.side_effect = exception.RPCTimeout
+        rpcapi.initialize_connection.side_effect = exception.RPCTimeout(
+            service='cinder-volume')
         self.assertRaises(exception.RPCTimeout, self.copy, remote='dest')
         rpcapi.terminate_connection.assert_called_once()
         rpcapi.remove_export.assert_called_once()
