@@ -53,6 +53,11 @@ HEARTBEAT = 30.0
 FUNCTIONAL = (r'nova\.tests\.functional\.(?:(?:libvirt\.|compute\.)?'
               r'test_(?:numa_)?(?:live_migration|evacuate|multiattach|'
               r'boot_from_volume)\.|regressions\..*live_migrat)')
+#: Of Cinder's unit tests those about volumes, and of the drivers of vendors
+#: those that the series changes.
+CINDER = (r'cinder\.tests\.unit\.(?:message|targets|volume\.(?!drivers\.)|'
+          r'volume\.drivers\.test_(?:lvm|rbd|nfs)|'
+          r'test_(?:cleanable|image_utils|interface|volume))')
 #: As upstream's tox.ini sets them; C.UTF-8 is on every machine. Upstream runs
 #: Nova with and without eventlet: without is how nova-compute starts by
 #: default, and with it the functional tests hang on some machines.
@@ -131,6 +136,8 @@ def steps(series: model.Series, quick: bool) -> Iterable[Step]:
     yield Step('nova-functional', functional(nova, 'nova-functional',
                                              FUNCTIONAL))
     for name in scenarios.names():
+    yield Step('cinder-volume', suite(series.work('cinder', series.default),
+                                      'cinder-volume', CINDER))
         yield Step(f'lab-{name}', command(python, '-m', 'blockpath', 'lab',
                                           'run', name))
 
