@@ -223,8 +223,10 @@ class Lab:
     def delete_volume(self, volume: Any) -> None:
         """Delete a volume and wait until it is gone.
 
-        A server that has gone may not have let go of its volumes yet.
+        A server that has gone may not have let go of its volumes yet, and a
+        copy that was given up not have ended.
         """
+        self.wait_for_rest(volume)
         self.wait_for_volume(volume, 'available')
         self.cloud.block_storage.delete_volume(volume.id)
 
@@ -241,6 +243,16 @@ class Lab:
         wait.until(gone, f'volume {volume.name} to be deleted', PATIENCE,
                    POLL)
 
+    def start_migration(self, volume: Any, backend: str,
+                        force_host_copy: bool = False) -> None:
+        """Ask Cinder to bring a volume to another backend.
+
+        See :meth:`migrate_volume`.
+        """
+        host = f'{layout.STORAGE.name}@{backend}#{backend}'
+        self.cloud.block_storage.migrate_volume(
+            volume.id, host=host, force_host_copy=force_host_copy)
+
     def migrate_volume(self, volume: Any, backend: str,
                        force_host_copy: bool = False,
                        patience: float = PATIENCE) -> Any:
@@ -251,9 +263,7 @@ class Lab:
         :returns: the volume
         :raises VolumeMigrationFailed: it is not there.
         """
-        host = f'{layout.STORAGE.name}@{backend}#{backend}'
-        self.cloud.block_storage.migrate_volume(
-            volume.id, host=host, force_host_copy=force_host_copy)
+        self.start_migration(volume, backend, force_host_copy)
         return self.wait_for_move(volume, backend, patience)
 
     def retype(self, volume: Any, backend: str, policy: str = 'on-demand',
@@ -281,14 +291,7 @@ class Lab:
         :returns: the volume
         :raises VolumeMigrationFailed: it is not on that backend then.
         """
-        def look() -> Any:
-            found = self.cloud.block_storage.get_volume(volume.id)
-            moving = (found.migration_status in _MOVING or
-                      found.status in ('retyping', 'maintenance'))
-            return None if moving else found
-
-        found = wait.until(look, f'volume {volume.name} to come to {backend}',
-                           patience, POLL)
+        found = self.wait_for_rest(volume, patience)
         if (holdings.backend(found) != backend or
                 found.migration_status == 'error'):
             raise VolumeMigrationFailed(
@@ -296,6 +299,35 @@ class Lab:
                 f'its migration: {found.migration_status}; the log is '
                 f'{self.site.log}/cinder-volume.log')
         return found
+
+    def wait_for_rest(self, volume: Any, patience: float = PATIENCE) -> Any:
+        """Wait until nothing moves a volume, wherever it is then.
+
+        :returns: the volume
+        """
+        def look() -> Any:
+            found = self.cloud.block_storage.get_volume(volume.id)
+            moving = (found.migration_status in _MOVING or
+                      found.status in ('retyping', 'maintenance'))
+            return None if moving else found
+
+        return wait.until(look, f'volume {volume.name} to be moved', patience,
+                          POLL)
+
+    def destination(self, volume: Any) -> Any:
+        """Wait for the temporary volume that a volume is being copied to.
+
+        :returns: that volume
+        """
+        def look() -> Any:
+            for found in self.cloud.block_storage.volumes():
+                if (found.migration_status == f'target:{volume.id}' and
+                        found.status == 'available'):
+                    return found
+            return None
+
+        return wait.until(look, f'the copy of volume {volume.name} to begin',
+                          PATIENCE, POLL)
 
     def backing_file(self, volume: Any) -> pathlib.Path:
         """The file that holds a volume's bytes."""

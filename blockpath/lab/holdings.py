@@ -54,7 +54,8 @@ def stored_name(volume: Any) -> str:
     return f'volume-{volume.migration_id or volume.id}'
 
 
-def pattern(size: int, mib: int = 64, seed: int = 0) -> Iterator[Extent]:
+def pattern(size: int, mib: int = 64, seed: int = 0,
+            every: int = 1) -> Iterator[Extent]:
     """Some data, the same for the same arguments, for a blank volume.
 
     It has what copies stumble over: the first and the last sector, extents
@@ -63,17 +64,20 @@ def pattern(size: int, mib: int = 64, seed: int = 0) -> Iterator[Extent]:
 
     :param size: of the volume in bytes, at least four times ``mib``
     :param mib: MiB of data in the middle
+    :param every: how many MiB are from the begin of one of these to that of
+        the next
     """
-    if size < 4 * mib * _MIB or not mib:
+    span = mib * every * _MIB
+    if size < max(4 * mib * _MIB, span + 24 * _MIB) or not mib:
         raise ValueError(f'{mib} MiB are too much for {size} bytes')
     source = random.Random(seed)
     yield 0, source.randbytes(512)
     # 4 MiB is the size of an RBD object.
     yield 4 * _MIB - 1536, source.randbytes(3072)
-    middle = size // 2 + 512
+    middle = (size - span) // 2 + 512
     for number in range(mib):
-        yield middle + number * _MIB, source.randbytes(_MIB)
-    yield middle + mib * _MIB, bytes(_MIB)
+        yield middle + number * every * _MIB, source.randbytes(_MIB)
+    yield middle + span, bytes(_MIB)
     yield size - 512, source.randbytes(512)
 
 
@@ -111,10 +115,11 @@ class Holdings:
         """POOL/IMAGE of a volume on Ceph."""
         return f'{layout.POOLS[backend(volume)]}/{stored_name(volume)}'
 
-    def write(self, volume: Any, mib: int = 64, seed: int = 0) -> None:
+    def write(self, volume: Any, mib: int = 64, seed: int = 0,
+              every: int = 1) -> None:
         """Write :func:`pattern` to a blank volume."""
         size = volume.size << 30
-        extents = pattern(size, mib, seed)
+        extents = pattern(size, mib, seed, every)
         if backend(volume) == layout.FILES:
             with open(self.file(volume), 'r+b') as file:
                 for offset, data in extents:

@@ -18,11 +18,16 @@ import statistics
 import matplotlib.axes
 import matplotlib.figure
 
+from blockpath.lab import copies
 from blockpath.lab import writes
 from blockpath import report
 
 #: Seconds shown before and after a move.
 _MARGIN = 3.0
+#: Seconds over which a copy's rate is averaged: what is written arrives in
+#: blocks of 4 MiB.
+_WINDOW = 1.0
+_MIB = 1 << 20
 
 
 def moves(watcher: writes.Watcher,
@@ -65,6 +70,50 @@ def _move(axes: matplotlib.axes.Axes, watcher: writes.Watcher, began: float,
     axes.tick_params(labelsize=8)
     axes.set_ylabel('ms', fontsize=8)
     axes.set_xlabel('s since the request', fontsize=8)
+
+
+def courses(shown: Sequence[copies.Course]) -> str:
+    """How much of each copy was there, above its rate, on one scale.
+
+    :returns: SVG
+    """
+    figure = matplotlib.figure.Figure(figsize=(11, 5), dpi=110)
+    rows = figure.subplots(2, len(shown), sharex='col', sharey='row',
+                           squeeze=False)
+    for column, course in enumerate(shown):
+        stored, rate = rows[0][column], rows[1][column]
+        stored.set_title(course.title, fontsize=9, loc='left')
+        _course(stored, course, course.samples, [
+            (at, there) for at, there, _ in course.told])
+        _course(rate, course, copies.rates(course.samples, _WINDOW), [
+            (at, average) for at, _, average in course.told])
+        rate.set_xlabel('s since the request', fontsize=8)
+        for at, text in course.marks:
+            stored.text(at - course.began, 1, f'{text} ', fontsize=7,
+                        color='#b3261e', rotation=90, ha='right', va='top',
+                        transform=stored.get_xaxis_transform())
+    rows[0][0].set_ylabel('MiB there', fontsize=8)
+    rows[1][0].set_ylabel('MiB/s', fontsize=8)
+    rows[1][0].set_ylim(bottom=0)
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.legend(*rows[0][0].get_legend_handles_labels(), fontsize=8,
+                  loc='upper right', ncols=2, frameon=False)
+    return report.svg(figure)
+
+
+def _course(axes: matplotlib.axes.Axes, course: copies.Course,
+            seen: Sequence[tuple[float, float]],
+            told: Sequence[tuple[float, float]]) -> None:
+    for points, style, color, label in (
+            (seen, '-', '#1f5fa8', 'seen at the backend'),
+            (told, 'o', '#d98200', 'told by Cinder')):
+        axes.plot([at - course.began for at, _ in points],
+                  [value / _MIB for _, value in points], style, color=color,
+                  linewidth=1.2, markersize=4, label=label)
+    for at, _ in course.marks:
+        axes.axvline(at - course.began, color='#b3261e', linewidth=0.8)
+    axes.grid(True, axis='y', linewidth=0.3)
+    axes.tick_params(labelsize=8)
 
 
 def columns(groups: Mapping[str, Sequence[float]], unit: str) -> str:

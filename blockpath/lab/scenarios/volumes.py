@@ -49,12 +49,19 @@ SLACK = 2 * 5 * 4 * _MIB
 
 def run(lab: cloud.Lab, report: reports.Report, mib: int = 64,
         only_ceph: bool = False) -> None:
+    secrets = lab.storage.passwords() | {lab.daemons.ceph.key()}
+    with lookout.Lookout(lab, secrets) as watch:
+        play(lab, report, mib, only_ceph)
+    watch.tell(report, 'CHAP password or key')
+
+
+def play(lab: cloud.Lab, report: reports.Report, mib: int = 64,
+         only_ceph: bool = False) -> None:
+    """All but the lookout, which is for whoever plays more."""
     way = (RBD2, RBD) if only_ceph else (RBD, RBD2, layout.FILES)
     before = lab.holdings.names()
     temporary = lab.holdings.temporary()
-    secrets = lab.storage.passwords() | {lab.daemons.ceph.key()}
-    with lookout.Lookout(lab, secrets) as watch, \
-            contextlib.ExitStack() as cleanup:
+    with contextlib.ExitStack() as cleanup:
         if only_ceph:
             retyped = Traveller(lab, report, cleanup, 'retyped', mib, RBD)
         else:
@@ -65,8 +72,7 @@ def run(lab: cloud.Lab, report: reports.Report, mib: int = 64,
             retyped = Traveller(lab, report, cleanup, 'retyped', mib,
                                 layout.FILES)
         retyped.travel(way, lab.retype)
-    _nothing_left(lab, report, 'deleted', before, temporary)
-    watch.tell(report, 'CHAP password or key')
+    nothing_left(lab, report, 'deleted', before, temporary)
 
 
 class Traveller:
@@ -109,7 +115,7 @@ class Traveller:
                           f'{seconds:.1f} s')
         self.report.figure(f'{title}: seconds', round(seconds, 2))
         self._whole(title)
-        _nothing_left(self.lab, self.report, title,
+        nothing_left(self.lab, self.report, title,
                       self.others | {self._name(backend)}, self.temporary)
         return True
 
@@ -127,8 +133,13 @@ class Traveller:
             f'{allocated / _MIB:.1f} MiB, {self.least / _MIB:.1f} MiB before')
 
 
-def _nothing_left(lab: cloud.Lab, report: reports.Report, title: str,
-                  names: set[str], temporary: set[str]) -> None:
+def nothing_left(lab: cloud.Lab, report: reports.Report, title: str,
+                 names: set[str], temporary: set[str]) -> None:
+    """See that just these volumes are there, and nothing else.
+
+    :param names: of all volumes, as holdings has them
+    :param temporary: files that were there before
+    """
     left = lab.holdings.names() ^ names
     report.check(f'{title}: no other volume is left, none is missing',
                  not left, ', '.join(sorted(left)))

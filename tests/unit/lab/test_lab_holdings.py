@@ -46,8 +46,19 @@ class TestPattern(lab_base.LabTest):
         self.assertEqual(first, list(holdings.pattern(SIZE, mib=1)))
         self.assertNotEqual(first, list(holdings.pattern(SIZE, 1, seed=1)))
 
+    def test_spread_over_the_volume(self) -> None:
+        extents = [(offset, data) for offset, data
+                   in holdings.pattern(SIZE, mib=250, every=4)
+                   if len(data) == 1 << 20 and any(data)]
+        self.assertEqual(250, len(extents))
+        for (offset, _), (following, _) in itertools.pairwise(extents):
+            self.assertEqual(4 << 20, following - offset)
+        self.assertLess(extents[0][0], 16 << 20)
+
     def test_too_much_for_the_volume(self) -> None:
-        self.assertRaises(ValueError, list, holdings.pattern(SIZE, mib=257))
+        for arguments in ((257,), (250, 0, 5)):
+            self.assertRaises(ValueError, list,
+                              holdings.pattern(SIZE, *arguments))
 
     def test_diff(self) -> None:
         out = io.BytesIO()
