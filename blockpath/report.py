@@ -11,9 +11,9 @@
 #    under the License.
 """What a run found out: checks, figures, plots; as a table, JSON and HTML.
 
-``report.json`` holds ``{"machine", "versions", "checks": [{"name", "passed",
-"figure"}], "figures": {…}}``; a measurement ``{"machine", "versions", "rows":
-[…]}``.
+``report.json`` holds ``{"machine", "versions", "acts": [{"name", "passed",
+"figure"}], "checks": [{"name", "passed", "figure"}], "figures": {…}}``; a
+measurement ``{"machine", "versions", "rows": […]}``.
 """
 
 from collections.abc import Iterator
@@ -92,6 +92,22 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
+class Act:
+    """A part of a run, with its checks and how long it took."""
+
+    title: str
+    checks: Sequence[Check]
+    seconds: float
+
+    def check(self) -> Check:
+        """Whether all of its checks passed, as one."""
+        passed = sum(check.passed for check in self.checks)
+        return Check(self.title, passed == len(self.checks),
+                     f'{passed} of {len(self.checks)} checks, '
+                     f'{self.seconds:.0f} s')
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A part of the page: plots are SVG, listings stand side by side."""
 
@@ -125,6 +141,7 @@ class Report:
         self._output = output
         self.folder = folder
         self.checks: list[Check] = []
+        self.acts: list[Act] = []
         self.figures: dict[str, Any] = {}
         self.sections: list[Section] = []
 
@@ -138,6 +155,17 @@ class Report:
         self._output.started(name)
         yield
         self._output.done(name, time.monotonic() - started)
+
+    @contextlib.contextmanager
+    def act(self, title: str) -> Iterator[None]:
+        """Take what is checked in this block together."""
+        started, first = time.monotonic(), len(self.checks)
+        self.say(title)
+        try:
+            yield
+        finally:
+            self.acts.append(Act(title, tuple(self.checks[first:]),
+                                 time.monotonic() - started))
 
     def check(self, name: str, passed: object, figure: str = '') -> bool:
         """Note whether something is as it must be.
@@ -172,6 +200,8 @@ class Report:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         data = {'machine': machine(), 'versions': versions(),
+                'acts': [dataclasses.asdict(act.check())
+                         for act in self.acts],
                 'checks': [dataclasses.asdict(check)
                            for check in self.checks],
                 'figures': self.figures}
@@ -183,8 +213,12 @@ class Report:
         return page
 
     def table(self) -> rich.table.Table:
+        """The checks; of acts only a line each, and what failed."""
         table = rich.table.Table('', 'check', 'seen', box=rich.box.SIMPLE)
-        for check in self.checks:
+        played = {id(check) for act in self.acts for check in act.checks}
+        for check in [*(act.check() for act in self.acts),
+                      *(check for check in self.checks
+                        if not check.passed or id(check) not in played)]:
             table.add_row('[green]ok[/]' if check.passed else '[red]FAILED[/]',
                           rich.markup.escape(check.name),
                           rich.markup.escape(check.figure))

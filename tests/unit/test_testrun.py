@@ -21,6 +21,7 @@ import time
 import fixtures
 import testtools
 
+from blockpath.lab import scenarios
 from blockpath.series import git
 from blockpath.series import model
 from blockpath import testrun
@@ -174,6 +175,9 @@ class StepsTest(testtools.TestCase):
         for name in ('nova-libvirt', 'nova-functional', 'lab-demo'):
             self.assertNotIn(name, quick)
             self.assertIn(name, whole)
+        for part in ('volumes', 'copying'):
+            self.assertIn(part, scenarios.names())
+            self.assertNotIn(f'lab-{part}', whole)
 
 
 class StyleTest(base.TestCase):

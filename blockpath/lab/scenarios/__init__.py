@@ -27,6 +27,8 @@ import pathlib
 import pkgutil
 import types
 
+#: Those that another one plays as well: a scenario -> its parts.
+PARTS = {'demo': ('volumes', 'copying')}
 _FOLDER = pathlib.Path(__file__).parent
 
 
@@ -34,6 +36,11 @@ def names() -> list[str]:
     """Every scenario's name."""
     return sorted(module.name for module in pkgutil.iter_modules(
         [str(_FOLDER)]) if not module.name.startswith('_'))
+
+
+def whole() -> list[str]:
+    """The names of those that together play everything once."""
+    return sorted(set(names()).difference(*PARTS.values()))
 
 
 def summary(name: str) -> str:

@@ -9,10 +9,11 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Move a writing guest between two targets, and try to break it.
+"""Move a guest between targets and volumes between backends; break both.
 
-The guest boots from one volume and writes checksummed records to another.
-Each compute host reaches both by its own target, IQN, LUN and password.
+In the first act the guest boots from one volume and writes checksummed
+records to another. Each compute host reaches both by its own target, IQN,
+LUN and password. The second act plays the scenarios 'volumes' and 'copying'.
 """
 
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from lxml import etree
 from blockpath.lab import cloud
 from blockpath.lab import lookout
 from blockpath.lab import plots
+from blockpath.lab.scenarios import copying
+from blockpath.lab.scenarios import volumes
 from blockpath.lab import writes
 from blockpath import report as reports
 
@@ -41,22 +44,31 @@ SIGN_OF_LIFE = 100
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
-    passwords = lab.storage.passwords()
-    with lookout.Lookout(lab, passwords) as watch:
-        with contextlib.ExitStack() as cleanup:
-            act = Act(lab, report, cleanup)
-            act.rest()
-            act.move('A to B', 'cmp2')
-            act.move('B to A', 'cmp1')
-            with lab.storage.wrong_chap('cmp2'):
-                act.fail('wrong CHAP password', 'cmp2', '513')
-            act.move('A to B, repaired', 'cmp2')
-            with lab.storage.hung_portal('cmp1'):
-                act.fail('hung portal', 'cmp1', 'no answer within')
-            act.move('B to A, repaired', 'cmp1')
-            act.end()
-        _nothing_left(lab, report, act)
-    watch.tell(report)
+    secrets = lab.storage.passwords() | {lab.daemons.ceph.key()}
+    with lookout.Lookout(lab, secrets) as watch:
+        with report.act('1: a guest that writes moves between targets'):
+            guest(lab, report)
+        with report.act('2: volumes move between iSCSI and Ceph'):
+            volumes.play(lab, report)
+            copying.play(lab, report)
+    watch.tell(report, 'CHAP password or key')
+
+
+def guest(lab: cloud.Lab, report: reports.Report) -> None:
+    """The first act."""
+    with contextlib.ExitStack() as cleanup:
+        act = Act(lab, report, cleanup)
+        act.rest()
+        act.move('A to B', 'cmp2')
+        act.move('B to A', 'cmp1')
+        with lab.storage.wrong_chap('cmp2'):
+            act.fail('wrong CHAP password', 'cmp2', '513')
+        act.move('A to B, repaired', 'cmp2')
+        with lab.storage.hung_portal('cmp1'):
+            act.fail('hung portal', 'cmp1', 'no answer within')
+        act.move('B to A, repaired', 'cmp1')
+        act.end()
+    _nothing_left(lab, report, act)
 
 
 @dataclasses.dataclass
