@@ -81,7 +81,12 @@ def status_bytes(pid: int | str, key: str) -> int:
 def descendants(pid: int) -> list[int]:
     """The children of a process, and theirs."""
     found = []
-    for path in pathlib.Path(f'/proc/{pid}/task').glob('*/children'):
+    try:
+        threads = os.listdir(f'/proc/{pid}/task')
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    for thread in threads:
+        path = pathlib.Path(f'/proc/{pid}/task/{thread}/children')
         try:
             children = [int(child) for child in path.read_text().split()]
         except (FileNotFoundError, ProcessLookupError):

@@ -11,6 +11,7 @@
 #    under the License.
 import json
 import os
+import subprocess
 import sys
 import textwrap
 
@@ -50,6 +51,11 @@ class RunTest(testtools.TestCase):
             time.sleep(0.5)""".replace(' ' * 12, '')], check=True)'''))
         self.assertGreater(usage.memory, 60 * MIB)
         self.assertLess(usage.memory, 150 * MIB)
+
+    def test_ended_process_has_no_descendants(self):
+        child = subprocess.Popen(['true'])
+        child.wait()
+        self.assertEqual([], copy_measure.descendants(child.pid))
 
     def test_failure_says_what_the_program_said(self):
         error = self.assertRaises(copy_measure.Failed, copy_measure.run,
