@@ -51,8 +51,18 @@ def _series(job: Mapping[str, Any]) -> Callable[[], None]:
     """The copier that the series adds."""
     from cinder.volume.copier import engine
     from cinder.volume.copier import local_file
+    from cinder.volume.copier import native
+    from cinder.volume.copier import opts
     from cinder.volume.copier import qemu_export
     from cinder.volume.copier import rbd_file
+
+    # As cinder.volume.copier.migration passes them on.
+    defaults = {option.name: option.default for option in opts.OPTS}
+    options = engine.Options(
+        destination_is_zero=True,
+        verify=engine.Verify(defaults['volume_copy_verify']),
+        in_flight=defaults['volume_copy_in_flight'],
+        stall=defaults['volume_copy_timeout'])
 
     def open_volume(volume: copy_volumes.Volume, writable: bool) -> Any:
         if isinstance(volume, copy_volumes.Image):
@@ -74,8 +84,7 @@ def _series(job: Mapping[str, Any]) -> Callable[[], None]:
                     copy_volumes.from_json(job[role]),
                     role == 'destination'))
                 for role in ('source', 'destination'))
-            engine.copy(source, destination, job['size'],
-                        engine.Options(destination_is_zero=True))
+            native.copy(source, destination, job['size'], options)
     return copy
 
 

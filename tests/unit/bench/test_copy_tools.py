@@ -48,8 +48,9 @@ class CommandTest(testtools.TestCase):
 
     def test_qemu_img(self):
         self.assertEqual(
-            ['qemu-img', 'convert', '-m', '16', '-W', '-f', 'raw', '-O',
-             'raw', 'rbd:volumes/a:id=cinder:conf=/x/ceph.conf', '/x/file'],
+            ['qemu-img', 'convert', '-m', '16', '-W', '-t', 'none', '-T',
+             'none', '-f', 'raw', '-O', 'raw',
+             'rbd:volumes/a:id=cinder:conf=/x/ceph.conf', '/x/file'],
             argv('qemu-img', IMAGE, FILE))
         # It does not make these, so it is told that they are empty.
         convert = argv('qemu-img', FILE, LUN)
