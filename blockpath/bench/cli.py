@@ -54,7 +54,7 @@ def migrate(rounds: int, volumes: int, keep: bool) -> None:
 
 
 @group.command()
-@click.option('--size', default=2048, show_default=True,
+@click.option('--size', default=1024, show_default=True,
               type=click.IntRange(64), help='MiB of each volume.')
 @click.option('--rounds', default=5, show_default=True,
               type=click.IntRange(1), help='Copies by each tool in each case.')
@@ -72,7 +72,7 @@ def copy(size: int, rounds: int, only: tuple[str, ...],
 
     Between RBD images, iSCSI LUNs and files, with a Ceph and a target of its
     own in memory. The copies are compared with their sources in the first
-    round. All cases take an hour or two; "--size 256 --rounds 1" a few
+    round. All cases take half an hour; "--size 256 --rounds 1" a few
     minutes.
     """
     from blockpath.bench import copy as bench

@@ -39,7 +39,7 @@ from blockpath.lab import stage
 from blockpath import report as reports
 
 DIRECTIONS = ('rbd-file', 'file-rbd', 'iscsi-rbd', 'rbd-iscsi', 'rbd-rbd')
-#: Milliseconds that a message is delayed at most, in the cases with a delay.
+#: Milliseconds that a message is delayed on average, where there is a delay.
 #: What that makes of a small write is measured, and among the figures.
 DELAY_MS = 2.0
 #: Columns that the table takes.
@@ -145,6 +145,8 @@ class Bench:
         self._site = site
         self._tools = tools
         self._runs: dict[tuple[Case, str], list[copy_claims.Run]] = {}
+        #: what the first round showed: a tool does the same each time
+        self._allocated: dict[tuple[Case, str], int] = {}
         self._source_allocated: dict[Case, int] = {}
         self._ceilings: dict[tuple[float, str], list[float]] = {}
         self._latencies: dict[float, list[float]] = {}
@@ -183,6 +185,7 @@ class Bench:
         kind, _, to = case.direction.partition('-')
         source = site.source(kind, case.fill)
         made = copy_tools.makes_destination(tool, site.named(to))
+        before = site.settled() if verify else 0
         with site.destination(to, made) as destination:
             command = copy_tools.command(tool, source, destination,
                                          site.size)
@@ -192,14 +195,15 @@ class Bench:
             taken = copy_measure.servers(site.pids())
             usage = copy_measure.run(*command)
             servers = taken()
-            allocated = site.allocated(destination)
-            if verify and not site.same(case.fill, destination):
-                self._report.check(f'{case.name}: {tool} made a true copy',
-                                   False)
+            if verify:
+                self._allocated[case, tool] = site.taken(destination, before)
+                if not site.same(case.fill, destination):
+                    self._report.check(f'{case.name}: {tool} made a true '
+                                       'copy', False)
         self._runs.setdefault((case, tool), []).append(copy_claims.Run(
             usage.seconds, usage.cpu, servers['osd'], servers['target'],
-            usage.memory, allocated))
-        self._source_allocated[case] = site.allocated(source)
+            usage.memory, self._allocated[case, tool]))
+        self._source_allocated[case] = site.source_allocated(source)
 
     def _skip(self, case: Case, tool: str) -> None:
         if (case.direction, tool) in self._skipped:

@@ -26,6 +26,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 
 from blockpath.bench import copy_volumes
 from blockpath import errors
@@ -43,18 +44,35 @@ _IQN = 'iqn.2026-01.org.blockpath:bench'
 _TGTD = '/usr/sbin/tgtd'
 #: Memory for the daemons and the programs, beside the volumes.
 _RESERVE = 3 << 30
-#: Seconds of each of rados bench's measurements.
-_BENCH = 3
+#: Of the OSD, beside the images.
+_OSD_RESERVE = 4 << 30
+#: Of rados bench, by default: 4 MiB.
+_OBJECT = 4 * MIB
+#: Seconds of each of rados bench's measurements, at most.
+_BENCH = 10
+#: Seconds between two looks at what the OSD holds.
+_SETTLE = 0.2
 #: Seconds that tgtd may take to start.
 _READY = 20.0
 
 
-def memory_needed(size: int) -> int:
-    """Bytes of memory for volumes of a size: three contents, twice, …
+def osd_size(size: int) -> int:
+    """Bytes of the OSD's file for volumes of a size.
 
-    One of them a tenth full, and two copies.
+    It never shrinks: bluestore writes to what it has not used yet before it
+    uses again what was freed, and frees nothing of the file.
     """
-    return int(size * (2 * 2.1 + 2)) + _RESERVE
+    # Three sources, one a tenth full; a copy, and one that is being removed;
+    # what rados bench writes.
+    return 6 * size + _OSD_RESERVE
+
+
+def memory_needed(size: int) -> int:
+    """Bytes of memory for volumes of a size: as files, and as images.
+
+    Of the files there are three sources, one a tenth full, and two copies.
+    """
+    return int(4.1 * size) + osd_size(size) + _RESERVE
 
 
 def check_memory(size: int) -> None:
@@ -80,9 +98,8 @@ def site(size: int) -> Iterator['Site']:
         folder = pathlib.Path(stack.enter_context(
             tempfile.TemporaryDirectory(prefix='blockpath-bench-',
                                         dir=_MEMORY)))
-        # Room for the sources, a copy in each pool, and rados bench.
         cluster = stack.enter_context(ceph.Cluster(
-            folder / 'ceph', pools=POOLS, size=8 * size + (16 << 30),
+            folder / 'ceph', pools=POOLS, size=osd_size(size),
             # Without it the OSD does not answer "ceph tell" either.
             options={'osd': {'admin_socket': str(folder / 'osd.asok')}}))
         target = Target(folder)
@@ -157,6 +174,7 @@ class Site:
             f'{cluster.address}:{cluster.identity.port}',
             str(cluster.keyring()))
         self._sources: dict[tuple[str, str], copy_volumes.Volume] = {}
+        self._allocated: dict[copy_volumes.Volume, int] = {}
         copy = folder / 'lun.raw'
         _truncate(copy, size)
         self._destinations: dict[str, copy_volumes.Volume] = {
@@ -177,6 +195,7 @@ class Site:
         write(path, fill, self.size)
         file = copy_volumes.File(str(path))
         image = copy_volumes.Image(self._ceph, POOLS[0], fill)
+        before = self.settled()
         self._cluster.rbd('create', '--size', f'{self.size >> 20}',
                           image.spec)
         # Zeros are written as well, but not what was never written.
@@ -188,6 +207,11 @@ class Site:
         for kind, volume in (('file', file), ('rbd', image),
                              ('iscsi', self._target.add(path))):
             self._sources[kind, fill] = volume
+            self._allocated[volume] = self.taken(volume, before)
+
+    def source_allocated(self, volume: copy_volumes.Volume) -> int:
+        """Bytes that the storage holds for a source."""
+        return self._allocated[volume]
 
     def source(self, kind: str, fill: str) -> copy_volumes.Volume:
         return self._sources[kind, fill]
@@ -227,13 +251,29 @@ class Site:
             # tgtd has it open.
             _truncate(pathlib.Path(volume.backing), self.size)
 
-    def allocated(self, volume: copy_volumes.Volume) -> int:
-        """Bytes that the storage holds for a volume."""
+    def settled(self) -> int:
+        """Bytes that the OSD holds, once what was removed is gone."""
+        def held() -> int:
+            counters = json.loads(self._cluster.ceph(
+                'tell', 'osd.0', 'perf', 'dump', 'bluestore'))
+            return int(counters['bluestore']['bluestore_allocated'])
+
+        before, now = -1, held()
+        while now != before:
+            time.sleep(_SETTLE)
+            before, now = now, held()
+        return now
+
+    def taken(self, volume: copy_volumes.Volume, before: int) -> int:
+        """Bytes that the storage holds for a volume.
+
+        What ``rbd diff`` tells of an image ends where each object does; only
+        the OSD knows of the holes before that.
+
+        :param before: what the OSD held when the image was not there
+        """
         if isinstance(volume, copy_volumes.Image):
-            extents = json.loads(self._cluster.rbd(
-                'diff', '--format', 'json', volume.spec))
-            return sum(int(extent['length']) for extent in extents
-                       if extent['exists'] in (True, 'true'))
+            return self.settled() - before
         path = (volume.path if isinstance(volume, copy_volumes.File)
                 else volume.backing)
         return copy_volumes.File(path).allocated
@@ -258,11 +298,14 @@ class Site:
     # The cluster itself
 
     def delay(self, milliseconds: float) -> None:
-        """Have the OSD delay each message of a client by up to that."""
+        """Have the OSD delay each message of a client by that on average.
+
+        By anything up to the double, that is.
+        """
         settings = {
             'ms_inject_delay_type': 'client' if milliseconds else '',
             'ms_inject_delay_probability': '1' if milliseconds else '0',
-            'ms_inject_delay_max': f'{milliseconds / 1000}'}
+            'ms_inject_delay_max': f'{2 * milliseconds / 1000}'}
         for name, value in settings.items():
             self._cluster.ceph('tell', 'osd.0', 'config', 'set', name, value)
 
@@ -274,7 +317,9 @@ class Site:
     def ceiling(self) -> dict[str, float]:
         """What rados bench reads and writes, MiB/s, as a copy would."""
         bench = ['bench', str(_BENCH)]
-        wrote = self._rados(*bench, 'write', '-t', '16', '--no-cleanup')
+        # As much as a copy, and no more: it is kept until it was read.
+        wrote = self._rados(*bench, 'write', '-t', '16', '--no-cleanup',
+                            '--max-objects', str(self.size // _OBJECT))
         read = self._rados(*bench, 'seq', '-t', '16')
         self._rados('cleanup')
         return {'write': _figure('Bandwidth (MB/sec)', wrote),
