@@ -17,6 +17,7 @@ import os
 import pathlib
 import tempfile
 import time
+import types
 import typing as ty
 import unittest
 
@@ -26,6 +27,7 @@ import rbd
 from blockpath.lab import ceph
 from cinder.volume.copier import engine
 from cinder.volume.copier import local_file
+from cinder.volume.copier import openers
 from cinder.volume.copier import rbd_file
 from cinder.volume.copier import volume_file
 
@@ -101,6 +103,26 @@ class RBDTest(unittest.TestCase):
                                for p in (path, back)))
             self.assertLess(back.stat().st_blocks * 512, 8 * MIB)
 
+    def test_a_stream_is_the_whole_image_or_an_error(self) -> None:
+        content = os.urandom(MIB) + bytes(20 * MIB) + os.urandom(MIB + 7)
+        name = self.image(len(content))
+        with rbd.Image(self.ioctx, name) as image:
+            image.write(content, 0)
+        driver = types.SimpleNamespace(
+            open_volume=lambda context, volume, mode: self.open(name),
+            close_volume=lambda context, file: file.close())
+        with openers.stream(driver, None, None) as stream:
+            self.assertEqual(len(content), stream.seek(0, os.SEEK_END))
+            stream.seek(0)
+            # As the client of the image service reads.
+            self.assertEqual(content, b''.join(
+                iter(lambda: stream.read(65536), b'')))
+            rbd.Image(self.ioctx, name).resize(MIB)
+            stream.seek(0)
+            with self.assertRaises(volume_file.VolumeIOError):
+                stream.read()
+        rbd.RBD().remove(self.ioctx, name)
+
     def test_a_dirty_image_gets_zeros(self) -> None:
         name = self.image(12 * MIB)
         with self.open(name, True) as image:
@@ -149,9 +171,10 @@ class RBDTest(unittest.TestCase):
             with self.assertRaises(volume_file.VolumeOpenError) as caught:
                 self.open(name, True)
             self.assertEqual(errno.EBUSY, caught.exception.errno)
-            with self.assertLogs('cinder', 'WARNING'):
-                self.open(name).close()
-        self.open(name, True).close()
+            with self.open(name) as image:
+                self.assertEqual(1, len(image.others))
+        with self.open(name, True) as image:
+            self.assertFalse(image.others)
 
     def test_what_can_not_be_opened_is_named_and_leaves_nothing(self) -> None:
         name = self.image(MIB)

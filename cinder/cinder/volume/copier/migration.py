@@ -69,15 +69,28 @@ def copy_volume_data(manager: ty.Any, context: ty.Any, source: ty.Any,
                 encrypt))
             for volume, mode, role in ((destination, 'r+b', 'dest'),
                                        (source, 'rb', 'src'))]
+        # True of what an interrupted copy left, too: that wrote no zeros, and
+        # nothing but what it is given again.
         fresh = _reads_as_zeros(context, source, destination)
         _copy(manager, context, source, destination, files[1], files[0],
-              start, fresh if not (start or encrypt) else None)
+              start, fresh if not encrypt else None)
 
 
 @contextlib.contextmanager
 def _opened(manager: ty.Any, context: ty.Any, volume: ty.Any, mode: str,
             remote: bool, encrypt: bool
             ) -> collections.abc.Iterator[volume_file.VolumeFile]:
+    with _open(manager, context, volume, mode, remote, encrypt) as file:
+        try:
+            yield file
+        finally:
+            native.call(file.release)
+
+
+@contextlib.contextmanager
+def _open(manager: ty.Any, context: ty.Any, volume: ty.Any, mode: str,
+          remote: bool, encrypt: bool
+          ) -> collections.abc.Iterator[volume_file.VolumeFile]:
     if encrypt and volume_types.is_encrypted(context, volume.volume_type_id):
         with openers.open_encrypted(manager, context, volume, mode,
                                     remote) as file:
@@ -135,8 +148,8 @@ def _copy(manager: ty.Any, context: ty.Any, source: ty.Any,
         copied = native.copy(read, write, _length(read, length), options,
                              progress).done
         if copied < length and not fresh:
-            write.write_zeroes(copied, length - copied)
-            write.flush()
+            native.call(write.write_zeroes, copied, length - copied)
+            native.call(write.flush)
     watch.log_result(start)
 
 

@@ -10,18 +10,31 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Runs the engine where it does not hold up the service."""
+"""Runs what takes its time where it does not hold up the service."""
 
+import collections.abc
 import typing as ty
 
 from cinder import utils
 from cinder.volume.copier import engine
 
+_Result = ty.TypeVar('_Result')
 
-class _Engine:
-    copy = staticmethod(engine.copy)
+
+class _Caller:
+
+    @staticmethod
+    def call(function: collections.abc.Callable[..., ty.Any],
+             *args: ty.Any) -> ty.Any:
+        return function(*args)
+
+
+def call(function: collections.abc.Callable[..., _Result], *args: ty.Any
+         ) -> _Result:
+    """Call `function` in a thread of the operating system."""
+    return ty.cast(_Result, utils.tpool_wrap(_Caller()).call(function, *args))
 
 
 def copy(*args: ty.Any) -> engine.Progress:
-    """Call :func:`.engine.copy` in a thread of the operating system."""
-    return utils.tpool_wrap(_Engine()).copy(*args)
+    """Call :func:`.engine.copy` there."""
+    return call(engine.copy, *args)

@@ -18,6 +18,7 @@ opens it is chosen by the ``driver_volume_type`` of that.
 
 import collections.abc
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ from cinder import utils
 from cinder.volume import configuration
 from cinder.volume.copier import handle_file
 from cinder.volume.copier import local_file
+from cinder.volume.copier import native
 from cinder.volume.copier import qemu_export
 from cinder.volume.copier import rbd_file
 from cinder.volume.copier import volume_file
@@ -42,6 +44,9 @@ LOG = logging.getLogger(__name__)
 
 #: What the methods of a driver take.
 MODES = {'rb': False, 'r+b': True}
+#: How much of a stream is read at a time; several objects of an RBD image,
+#: which its library reads at once.
+_READ_AHEAD = 16 << 20
 
 _Info: ty.TypeAlias = dict[str, ty.Any]
 
@@ -129,8 +134,8 @@ def open_rbd(driver: ty.Any, volume: ty.Any, mode: str
     settings = driver.configuration
     cluster = rbd_file.Cluster(user, conf or None, name,
                                timeout=_rbd_timeout(settings))
-    return rbd_file.RBDFile.open(cluster, settings.rbd_pool, volume.name,
-                                 writable(mode))
+    return _open_image(cluster, settings.rbd_pool, volume.name,
+                       writable(mode))
 
 
 def open_path(path: str, write: bool) -> volume_file.VolumeFile:
@@ -176,8 +181,9 @@ def connect(info: _Info, properties: _Info, settings: ty.Any,
     if protocol == 'rbd':
         return _connect_rbd(data, settings, volume, write)
     if protocol == 'iscsi' and use_qemu(settings):
-        return qemu_export.open_iscsi(data, properties.get('initiator'),
-                                      write, _timeout(settings))
+        return native.call(qemu_export.open_iscsi, data,
+                           properties.get('initiator'), write,
+                           _timeout(settings))
     return _connect_brick(info, settings, volume, write)
 
 
@@ -197,7 +203,17 @@ def _connect_rbd(data: _Info, settings: ty.Any, volume: ty.Any, write: bool
         # A configuration knows more of the monitors than their addresses.
         mon_host=None if conf else ','.join(map(':'.join, hosts)),
         key=_ceph_key(data.get('keyring')))
-    return rbd_file.RBDFile.open(cluster, pool, image, write)
+    return _open_image(cluster, pool, image, write)
+
+
+def _open_image(cluster: rbd_file.Cluster, pool: str, image: str, write: bool
+                ) -> volume_file.VolumeFile:
+    file = native.call(rbd_file.RBDFile.open, cluster, pool, image, write)
+    if file.others:
+        LOG.warning('RBD image %(image)s is read while it is in use by '
+                    '%(others)s.', {'image': file.name, 'others':
+                                    ', '.join(sorted(file.others))})
+    return file
 
 
 def _ceph_conf(volume: ty.Any, cluster: str) -> str | None:
@@ -248,7 +264,8 @@ def _open_device(path: ty.Any, fmt: str, settings: ty.Any, volume: ty.Any,
         return open_path(path, write)
     # An image of that format, as NFS may hold: what is in it is the volume.
     with utils.temporary_chown(path):
-        return qemu_export.open_image(path, fmt, write, _timeout(settings))
+        return native.call(qemu_export.open_image, path, fmt, write,
+                           _timeout(settings))
 
 
 def _undone_at_close(undo: contextlib.ExitStack,
@@ -266,6 +283,21 @@ def _rbd_timeout(settings: ty.Any) -> int:
     """The operator's own for this backend, if there is one."""
     own = settings.safe_get('rados_connect_timeout')
     return own if own and own > 0 else _timeout(settings)
+
+
+@contextlib.contextmanager
+def stream(driver: ty.Any, context: ty.Any, volume: ty.Any
+           ) -> collections.abc.Iterator[io.BufferedReader]:
+    """A volume as a file that is read from the beginning to the end.
+
+    :raises: OSError when it is read, rather than less than all of it
+    """
+    file = driver.open_volume(context, volume, 'rb')
+    try:
+        yield io.BufferedReader(check_file(file, driver), _READ_AHEAD)
+    finally:
+        native.call(file.release)
+        driver.close_volume(context, file)
 
 
 def check_file(file: ty.Any, driver: ty.Any) -> volume_file.VolumeFile:

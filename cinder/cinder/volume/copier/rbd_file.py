@@ -21,7 +21,6 @@ import errno
 import re
 import typing as ty
 
-from oslo_log import log as logging
 from oslo_utils import importutils
 
 from cinder.i18n import _
@@ -29,8 +28,6 @@ from cinder.volume.copier import volume_file
 
 rados = importutils.try_import('rados')
 rbd = importutils.try_import('rbd')
-
-LOG = logging.getLogger(__name__)
 
 #: Set on our connections unless the ceph.conf speaks of them.
 _TUNING = {
@@ -133,6 +130,9 @@ class RBDFile(volume_file.VolumeFile):
         self._image = image
         self._whole_objects = bool(image.features() &
                                    rbd.RBD_FEATURE_FAST_DIFF)
+        #: addresses of others that have it open
+        self.others = {watcher['addr'] for watcher in image.watchers_list()
+                       if watcher['id'] != client.get_instance_id()}
         super().__init__(name, image.size(), writable)
 
     @classmethod
@@ -168,16 +168,10 @@ class RBDFile(volume_file.VolumeFile):
 
     def _refuse_company(self) -> None:
         """Two that write to one image would mix their bytes."""
-        others = {watcher['addr'] for watcher in self._image.watchers_list()
-                  if watcher['id'] != self._client.get_instance_id()}
-        if others and self._writable:
+        if self.others and self._writable:
             raise volume_file.VolumeOpenError(
                 errno.EBUSY, f'RBD image {self.name}',
-                _('it is in use by %s') % ', '.join(sorted(others)))
-        if others:
-            LOG.warning('RBD image %(image)s is read while it is in use by '
-                        '%(others)s.', {'image': self.name, 'others':
-                                        ', '.join(sorted(others))})
+                _('it is in use by %s') % ', '.join(sorted(self.others)))
 
     def extents(self, offset: int = 0, length: int | None = None
                 ) -> collections.abc.Iterator[volume_file.Extent]:
@@ -235,7 +229,8 @@ class RBDFile(volume_file.VolumeFile):
 
     def start_write(self, offset: int, data: volume_file.Buffer,
                     done: volume_file.Done) -> None:
-        kept = bytes(data)
+        # The Python module takes no other kinds of buffer.
+        kept = data if isinstance(data, bytes | bytearray) else bytes(data)
         self._start(done, 'write', offset, len(kept), self._image.aio_write,
                     kept, offset,
                     self._writer(done, 'write', offset, len(kept), kept))
@@ -256,14 +251,15 @@ class RBDFile(volume_file.VolumeFile):
             done(self._error(error, action, offset, length), None)
 
     def _writer(self, done: volume_file.Done, action: str, offset: int,
-                length: int, kept: bytes = b''
+                length: int, kept: bytes | bytearray = b''
                 ) -> collections.abc.Callable[[ty.Any], None]:
         """What to call at the end; it keeps the data alive until then.
 
         librbd writes from our buffer, and the Python module that passes it
         on holds no reference to it.
         """
-        def completed(completion: ty.Any, kept: bytes = kept) -> None:
+        def completed(completion: ty.Any,
+                      kept: bytes | bytearray = kept) -> None:
             result = completion.get_return_value()
             if result < 0:
                 done(self._result(result, action, offset, length), None)

@@ -130,6 +130,7 @@ class VolumeFile(io.RawIOBase):
         self._size = size
         self._writable = writable
         self._position = 0
+        self._released = False
         self._exits = contextlib.ExitStack()
 
     # What a subclass gives
@@ -301,7 +302,7 @@ class VolumeFile(io.RawIOBase):
                 _('the volume has %d bytes') % self._size)
 
     def _check_open(self) -> None:
-        if self.closed:
+        if self.closed or self._released:
             raise ValueError(_('%s is closed') % self.name)
 
     def _read_all(self, offset: int, length: int) -> Buffer:
@@ -382,11 +383,27 @@ class VolumeFile(io.RawIOBase):
         :raises: VolumeIOError
         """
         super().flush()
-        if self._writable:
+        if self._writable and not self._released:
             try:
                 self._flush()
             except Exception as error:
                 raise self._error(error, 'flush', 0, self._size)
+
+    def release(self) -> None:
+        """Flush, and let go of the storage even if that fails.
+
+        This is the part of :meth:`close` that may take its time; what
+        :meth:`on_close` was given is not called yet.
+
+        :raises: VolumeIOError
+        """
+        if self._released:
+            return
+        try:
+            self.flush()
+        finally:
+            self._released = True
+            self._close()
 
     def close(self) -> None:
         """Flush, and release everything even if that fails."""
@@ -394,9 +411,9 @@ class VolumeFile(io.RawIOBase):
             return
         with self._exits:
             try:
-                super().close()
+                self.release()
             finally:
-                self._close()
+                super().close()
 
     def on_close(self, function: collections.abc.Callable[..., ty.Any],
                  *args: ty.Any) -> None:

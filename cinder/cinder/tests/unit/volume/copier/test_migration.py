@@ -10,6 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
+import _thread
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from cinder import exception
 from cinder.tests.unit import fake_constants as fake
 from cinder.tests.unit import test
 from cinder.tests.unit import utils as tests_utils
+from cinder import utils
 from cinder.volume import configuration
 from cinder.volume.copier import engine
 from cinder.volume.copier import local_file
@@ -310,6 +312,9 @@ class CopyVolumeDataTestCase(Base):
         self.capabilities.return_value = {'sparse_copy_volume': True}
         self.volume_to_volume(b'\0' * 10)
         self.assertEqual(b'something ', self.head(self.destination, 10))
+        # Nor when an interrupted copy goes on.
+        self.copy(start=4)
+        self.assertEqual(b'something ', self.head(self.destination, 10))
         # Never of a volume that is reverted to a snapshot.
         self.destination.migration_status = None
         self.copy()
@@ -321,7 +326,8 @@ class CopyVolumeDataTestCase(Base):
         self.copy()
 
     def test_capabilities_that_can_not_be_learnt(self):
-        self.capabilities.side_effect = exception.RPCTimeout
+        self.capabilities.side_effect = exception.RPCTimeout(
+            service='cinder-volume')
         self.copy()
         self.assertEqual(b'the source\0\0\0', self.head(self.destination, 13))
 
@@ -391,6 +397,19 @@ class CopyVolumeDataTestCase(Base):
         rpcapi.remove_export.assert_called_once_with(self.context,
                                                      self.destination)
         self.assertEqual([], self.connector.connected)
+
+    def test_a_close_that_takes_its_time_does_not_hold_up_the_service(self):
+        threads = []
+        close = local_file.LocalFile._close
+
+        def noted(file):
+            threads.append(_thread.get_native_id())
+            close(file)
+        self.mock_object(local_file.LocalFile, '_close', noted)
+        self.copy()
+        self.assertEqual(2, len(threads))
+        self.assertEqual(utils.concurrency_mode_threading(),
+                         _thread.get_native_id() in threads)
 
     def test_a_remote_destination_that_answers_too_late(self):
         rpcapi = self.patch('cinder.volume.rpcapi.VolumeAPI').return_value

@@ -247,7 +247,7 @@ class RBDFileTestCase(test.TestCase):
         self.assertIn('192.0.2.7', str(error))
         self.assertEqual(['close'], self.image.calls)
         self.assertEqual(('shutdown',), self.client.calls[-1])
-        self.open()
+        self.assertEqual({'192.0.2.7:0/7'}, self.open().others)
 
     def test_closing_releases_all(self):
         volume = self.open(writable=True)
@@ -330,7 +330,7 @@ class RBDFileTestCase(test.TestCase):
     def test_the_data_lives_until_it_is_written(self):
         volume = self.open(writable=True)
         ends = []
-        volume.start_write(7, bytearray(b'abc'),
+        volume.start_write(7, memoryview(b'abc'),
                            lambda *end: ends.append(end))
         gc.collect()
         self.image.pending.pop()()

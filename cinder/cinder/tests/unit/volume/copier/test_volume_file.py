@@ -123,6 +123,18 @@ class VolumeFileTestCase(test.TestCase):
                          self.file.read):
             self.assertRaises(ValueError, function)
 
+    def test_release_is_what_takes_time_of_a_close(self):
+        self.file.on_close(self.file.log.append, ('undone',))
+        self.file.write(b'abc')
+        self.file.release()
+        self.assertEqual((1, ('flush',)), (self.file.closes,
+                                           self.file.log[-1]))
+        self.assertRaises(ValueError, self.file.read_at, 0, 1)
+        self.file.release()
+        self.file.close()
+        self.assertEqual((1, [('flush',), ('undone',)]),
+                         (self.file.closes, self.file.log[-2:]))
+
     def test_close_releases_even_if_the_flush_fails(self):
         file = self.faulty('EIO')
         self.assertRaises(volume_file.VolumeIOError, file.close)

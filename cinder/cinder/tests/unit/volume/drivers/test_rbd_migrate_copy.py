@@ -67,6 +67,7 @@ class FakeImage:
         self.data = ioctx[name]
 
     def copy(self, dest_ioctx, dest_name):
+        dest_ioctx.hidden = frozenset()
         if dest_ioctx.before_create:
             raise dest_ioctx.before_create
         if dest_name in dest_ioctx:
