@@ -33,14 +33,14 @@ from cinder.i18n import _
 from cinder.volume.copier import limits
 from cinder.volume.copier import volume_file
 
-#: Bytes in one read or write: an object of an RBD image by default.
-BLOCK = 4 << 20
-#: Blocks at once. With four MiB each this is all the memory that a copy needs.
+#: Bytes in one read or write. With 4 MiB a copy from an RBD image took more
+#: than twice the memory and was no faster; a LUN was read slower.
+BLOCK = 1 << 20
+#: Blocks at once.
 IN_FLIGHT = 16
 #: Zeros are looked for in runs of this size, the granularity of discards on
 #: most storage.
 _GRAIN = 64 << 10
-_ZERO_BLOCK = bytes(BLOCK)
 _ZERO_GRAIN = bytes(_GRAIN)
 #: Largest range zeroed by one operation.
 _ZERO_STEP = 64 << 20
@@ -396,9 +396,6 @@ def runs(data: volume_file.Buffer
         data = bytes(data)
     begin, at, length = 0, 0, len(data)
     if not length:
-        return
-    if length <= len(_ZERO_BLOCK) and data.startswith(_ZERO_BLOCK[:length]):
-        yield 0, length, True
         return
     before = False
     while at < length:

@@ -40,7 +40,7 @@ OPTS = [
                     'copied.'),
     cfg.IntOpt('volume_copy_in_flight',
                default=16, min=1, max=64,
-               help='How many blocks of 4 MiB a copy has in flight, and so '
+               help='How many blocks of 1 MiB a copy has in flight, and so '
                     'the memory it takes.'),
     cfg.IntOpt('volume_copy_timeout',
                default=300, min=0,

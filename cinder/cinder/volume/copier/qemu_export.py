@@ -70,6 +70,11 @@ _MAX_LUN = 255
 #: A pipe holds at least this much before anyone reads from it.
 _SECRET_BYTES = 4096
 
+#: Of the daemon's malloc. By default it gives buffers back to the kernel and
+#: takes them again; a LUN was read at two thirds of the speed.
+_MALLOC = {'MALLOC_MMAP_THRESHOLD_': str(32 << 20),
+           'MALLOC_TRIM_THRESHOLD_': str(32 << 20)}
+
 _Node: ty.TypeAlias = dict[str, ty.Any]
 
 
@@ -311,7 +316,7 @@ class _Daemon:
             return subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=self._stderr,
-                pass_fds=descriptors)
+                pass_fds=descriptors, env=os.environ | _MALLOC)
         except OSError as error:
             raise ExportFailed(name=self._name, reason=_(
                 '%(program)s: %(why)s (package qemu-system-common on Debian '
