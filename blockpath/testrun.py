@@ -127,6 +127,8 @@ def steps(series: model.Series, quick: bool) -> Iterable[Step]:
         if series.patches[tree]:
             yield Step(f'style-{tree}', tree_style(series, tree))
             yield from new_tests(series, tree)
+    yield Step('os-brick', suite(series.work('os-brick', series.default),
+                                 'os-brick'))
     if quick:
         return
     yield from machine_tests()
