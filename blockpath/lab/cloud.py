@@ -151,6 +151,27 @@ class Lab:
         self.daemons.kill(service)
 
     @contextlib.contextmanager
+    def killed(self, service: str) -> Iterator[None]:
+        """Kill a service with no warning; it serves again after the block."""
+        try:
+            self.kill(service)
+            yield
+        finally:
+            self.restart(service)
+
+    def running(self, program: str) -> list[int]:
+        """The processes of the lab that run a program, by its name."""
+        def runs(pid: int) -> bool:
+            try:
+                line = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+            except OSError:
+                return False
+            return line.partition(b'\0')[0].rpartition(
+                b'/')[2] == program.encode()
+
+        return sorted(filter(runs, self.processes()))
+
+    @contextlib.contextmanager
     def configured(self, service: str,
                    **sections: Mapping[str, object]) -> Iterator[None]:
         """Have a service run with other options, as to slow it down.
@@ -328,6 +349,13 @@ class Lab:
 
         return wait.until(look, f'the copy of volume {volume.name} to begin',
                           PATIENCE, POLL)
+
+    def messages(self, volume: Any) -> list[str]:
+        """What Cinder has told the user of a volume."""
+        answer = self.cloud.block_storage.get(
+            f'/messages?resource_uuid={volume.id}', microversion='3.5')
+        openstack.exceptions.raise_from_response(answer)
+        return [row['user_message'] for row in answer.json()['messages']]
 
     def backing_file(self, volume: Any) -> pathlib.Path:
         """The file that holds a volume's bytes."""

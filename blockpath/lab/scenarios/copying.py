@@ -9,18 +9,22 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Slow copies down to watch them: by what Cinder tells, and past it.
+"""Kill cinder-volume while it copies, and see the volume whole again.
 
-From the files to Ceph and back. The page plots how much was copied, and how
-fast.
+Copies are slowed down. The first is killed and undone, the second is left
+alone, and the third is killed and goes on where it was. The page plots how
+much was copied, and how fast, by what Cinder tells and past it.
 """
 
 from collections.abc import Iterator
 import contextlib
+import re
 import time
+from typing import Any
 
 from blockpath.lab import cloud
 from blockpath.lab import copies
+from blockpath.lab import database
 from blockpath.lab import holdings
 from blockpath.lab import layout
 from blockpath.lab import lookout
@@ -40,6 +44,15 @@ RATE = 96
 SLACK = 1.15
 #: A copy's first blocks need not wait.
 TOLERANCE = 0.9
+#: How much is copied, at least, when the service is killed.
+SHARE = 0.3
+#: A checkpoint is noted in steps of 256 MiB, but only each 5 s.
+_CHECKPOINT = ('SELECT value FROM cinder.volume_admin_metadata '
+               "WHERE volume_id = %s AND `key` = 'volume_copy_flushed'")
+_GOES_ON = re.compile(r'goes on at offset (\d+)')
+_SERVICE = 'cinder-volume'
+#: Reaches the volumes on iSCSI for it.
+_QEMU = 'qemu-storage-daemon'
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
@@ -57,11 +70,13 @@ def play(lab: cloud.Lab, report: reports.Report) -> None:
     with contextlib.ExitStack() as cleanup:
         with report.step(f'cinder-volume restarted, to copy {RATE} MiB/s'):
             cleanup.enter_context(lab.configured(
-                'cinder-volume', **copies.NOTIFY,
-                **{layout.FILES: slow, volumes.RBD: slow}))
+                _SERVICE, **copies.NOTIFY, **{
+                    layout.FILES: slow,
+                    volumes.RBD: slow | {'volume_copy_resume': True}}))
         act = Act(lab, report, cleanup)
-        act.move('to Ceph', volumes.RBD)
-        act.move('to iSCSI', layout.FILES)
+        act.undone('to Ceph, killed', volumes.RBD)
+        act.move('to Ceph, again', volumes.RBD)
+        act.resumed('to iSCSI, killed', layout.FILES)
         act.show()
         with report.step('cinder-volume restarted as it was'):
             cleanup.close()
@@ -102,11 +117,96 @@ class Act:
                           seconds >= TOLERANCE * (1 << 10) / RATE,
                           f'{(1 << 10) / seconds:.0f} of {RATE} MiB/s')
 
+    def undone(self, title: str, backend: str) -> None:
+        """Kill the service in mid-copy: it is to undo the migration."""
+        home = holdings.backend(self.volume)
+        with self.report.step(f'{title}, and cinder-volume restarted'), \
+                self._copy(title, backend) as (course, growth):
+            self._await_share(growth)
+            with self._killed(course):
+                self._left_behind(title, growth)
+            self.volume = self.lab.wait_for_rest(self.volume)
+            self._await_no_other()
+        state = self._state()
+        self.report.check(f'{title}: the volume is as it was',
+                          state == 'available, migration error' and
+                          holdings.backend(self.volume) == home, state)
+        told = self.lab.messages(self.volume)
+        self.report.check(f'{title}: its user is told why',
+                          any('restarted' in text for text in told),
+                          '; '.join(told))
+        self._whole(title, home)
+
+    def resumed(self, title: str, backend: str) -> None:
+        """Kill the service in mid-copy: it is to go on where it was."""
+        log = self.lab.site.log / f'{_SERVICE}.log'
+        with self.report.step(f'{title}, and cinder-volume restarted'), \
+                self._copy(title, backend) as (course, growth):
+            checkpoint = wait.until(
+                lambda: self._checkpoint(growth.volume),
+                'a checkpoint of the copy', cloud.PATIENCE, cloud.POLL)
+            self._await_share(growth)
+            with self._killed(course):
+                self._left_behind(title, growth)
+                length = log.stat().st_size
+            self.volume = self.lab.wait_for_rest(self.volume)
+            self._await_no_other()
+        # Cinder counts from there on.
+        before = growth.stored * checkpoint >> 30
+        killed = course.marks[0][0]
+        course.told = [(at, written + before * (at > killed), rate)
+                       for at, written, rate in course.told]
+        state = self._state()
+        self.report.check(f'{title}: the migration ends by itself',
+                          state == 'available, migration success' and
+                          holdings.backend(self.volume) == backend, state)
+        with log.open('rb') as stream:
+            stream.seek(length)
+            found = _GOES_ON.findall(stream.read().decode(errors='replace'))
+        self.report.check(f'{title}: it went on at its checkpoint',
+                          found == [str(checkpoint)], ', '.join(
+                              f'at {int(offset) / _MIB:.0f} of 1024 MiB'
+                              for offset in found))
+        self._whole(title, backend)
+
+    def _state(self) -> str:
+        return (f'{self.volume.status}, migration '
+                f'{self.volume.migration_status}')
+
+    def _await_share(self, growth: copies.Growth) -> None:
+        wait.until(lambda: growth.stored >= SHARE * LENGTH * _MIB,
+                   f'{SHARE:.0%} of the copy', cloud.PATIENCE, 0.05)
+
     def _await_no_other(self) -> None:
         """Until Cinder knows of no volume but the migrated one."""
         wait.until(lambda: len(self.others) + 1 == len(list(
             self.lab.cloud.block_storage.volumes())),
             'the temporary volume to be deleted', cloud.PATIENCE, cloud.POLL)
+
+    def _checkpoint(self, destination: Any) -> int:
+        """All below this offset was noted to be there; 0: nothing was."""
+        with database.connect(self.lab.site) as cursor:
+            cursor.execute(_CHECKPOINT, (destination.id,))
+            return int((cursor.fetchone() or (0,))[0])
+
+    @contextlib.contextmanager
+    def _killed(self, course: copies.Course) -> Iterator[None]:
+        course.marks.append((time.monotonic(), 'killed'))
+        with self.lab.killed(_SERVICE):
+            yield
+        course.marks.append((time.monotonic(), 'serves again'))
+
+    def _left_behind(self, title: str, growth: copies.Growth) -> None:
+        """What there is to clean up while the service is dead."""
+        name = (f'{holdings.backend(growth.volume)}/'
+                f'{holdings.stored_name(growth.volume)}')
+        self.report.check(
+            f'{title}: then its copy and an export are left',
+            name in self.lab.holdings.names() and
+            self.lab.storage.luns(layout.STORAGE.name),
+            f'{growth.stored / _MIB:.0f} of {LENGTH} MiB copied')
+        self.report.check(f'{title}: then QEMU does not run either',
+                          not self.lab.running(_QEMU))
 
     @contextlib.contextmanager
     def _copy(self, title: str, backend: str
@@ -133,6 +233,8 @@ class Act:
         name = f'{backend}/{holdings.stored_name(self.volume)}'
         volumes.nothing_left(self.lab, self.report, title,
                              self.others | {name}, self.temporary)
+        self.report.check(f'{title}: no {_QEMU} is left',
+                          not self.lab.running(_QEMU))
 
     def show(self) -> None:
         """Put the copies on the page."""

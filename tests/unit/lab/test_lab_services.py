@@ -9,8 +9,10 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""When a service counts as ready, and how it runs with other options."""
+"""When a service is ready; with other options; killed; what runs."""
 
+import os
+import subprocess
 import types
 from unittest import mock
 
@@ -18,6 +20,7 @@ from blockpath.lab import cloud
 from blockpath.lab import errors
 from blockpath.lab import layout
 from blockpath.lab import services
+from blockpath.lab import wait
 from tests.unit.lab import lab_base
 
 
@@ -80,3 +83,42 @@ class TestConfigured(lab_base.LabTest):
                          '[rbd]\nb = 3\n', seen[0])
         self.assertEqual(['[DEFAULT]\na = 1\n'] * 2,
                          [seen[1], path.read_text()])
+
+
+class TestKilled(lab_base.LabTest):
+
+    def test_serves_again_whatever_happens(self) -> None:
+        seen: list[str] = []
+        lab = types.SimpleNamespace(
+            kill=lambda name: seen.append(f'kill {name}'),
+            restart=lambda name: seen.append(f'restart {name}'))
+
+        def use() -> None:
+            with cloud.Lab.killed(
+                    lab, 'cinder-volume'):  # type: ignore[arg-type]
+                seen.append('dead')
+                raise KeyboardInterrupt
+
+        self.assertRaises(KeyboardInterrupt, use)
+        self.assertEqual(['kill cinder-volume', 'dead',
+                          'restart cinder-volume'], seen)
+
+
+class TestRunning(lab_base.LabTest):
+
+    def test_by_the_program_and_of_the_lab_only(self) -> None:
+        children = [subprocess.Popen(
+            ['sleep', '60'], executable='/usr/bin/sleep') for _ in 'ab']
+        for child in children:
+            self.addCleanup(child.wait)
+            self.addCleanup(child.kill)
+        gone = subprocess.Popen(['true'])
+        gone.wait()
+        lab = types.SimpleNamespace(processes=lambda: {
+            children[0].pid: 'storage', os.getpid(): 'storage',
+            gone.pid: 'storage'})
+        wait.until(lambda: cloud.Lab.running(
+            lab, 'sleep') == [children[0].pid],  # type: ignore[arg-type]
+            'the program to run', 10)
+        self.assertEqual([], cloud.Lab.running(
+            lab, 'leep'))  # type: ignore[arg-type]
