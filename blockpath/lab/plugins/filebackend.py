@@ -77,8 +77,9 @@ class FileDriver(driver.VolumeDriver):
             'vendor_name': 'blockpath',
             'driver_version': self.VERSION,
             'storage_protocol': 'iSCSI',
-            'total_capacity_gb': 'infinite',
-            'free_capacity_gb': 'infinite',
+            # More than Ceph says: volumes of any type are made here.
+            'total_capacity_gb': 1024,
+            'free_capacity_gb': 1024,
             'reserved_percentage': 0,
             'thin_provisioning_support': True,
             'multiattach': True,
