@@ -1,0 +1,23 @@
+#!/bin/sh
+# Stands before a program in PATH under its name: records each call, then is
+# the program. A record is a line: process id, seconds since boot, name and
+# arguments, each after a unit separator.
+#
+# A call whose arguments hold the text in /run/rig/hold, while that file is
+# there, waits for its removal; /run/rig/held then has its process id.
+name=${0##*/}
+read -r uptime _ </proc/uptime
+line=$$$(printf '\037%s' "$uptime" "$name" "$@")
+printf '%s\n' "$line" >>/run/rig/calls
+if [ -e /run/rig/hold ]; then
+    read -r text </run/rig/hold
+    case "$name $*" in
+        *"$text"*)
+            echo $$ >/run/rig/held
+            while [ -e /run/rig/hold ]; do
+                sleep 0.1
+            done
+            ;;
+    esac
+fi
+exec "/usr/sbin/$name" "$@"

@@ -1,0 +1,141 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""The rig, booted once for all tests, and what they share."""
+
+import atexit
+import functools
+import os
+import time
+from typing import Any
+import uuid
+
+import testtools
+
+from blockpath import errors
+from blockpath.lab.rig import rig
+
+#: Imported before the first call, while the guests start.
+MODULES = {'storage': ('tests.kernel.storage', 'tests.kernel.lvm'),
+           'initiator': ('tests.kernel.initiator',)}
+SIZE_MIB = 64
+#: How much of a volume the tests write and compare.
+DATA_MIB = 4
+CHAP = ['volume-user', 'volume-password-12']
+
+
+@functools.cache
+def shared() -> rig.Rig:
+    """Up until this process ends."""
+    up = rig.Rig(MODULES)
+    up.__enter__()
+    atexit.register(up.close)
+    up['initiator'].shell('systemctl start iscsid multipathd')
+    return up
+
+
+class RigTestCase(testtools.TestCase):
+    """A clean initiator before and after each test."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        if os.geteuid():
+            self.skipTest('the rig needs root')
+        self.rig = shared()
+        self.initiator = self.rig['initiator']
+        self.storage = self.rig['storage']
+        self.name = f'v{uuid.uuid4().hex[:12]}'
+        self.before = self.leftovers()
+        began = len(self.inside('calls'))
+        self.addCleanup(self.describe, began, time.monotonic())
+
+    def describe(self, began: int, start: float) -> None:
+        """What a report shows: how long, and what os-brick has called."""
+        calls = [' '.join(call) for call in self.inside('calls', began)]
+        self.detail(seconds=f'{time.monotonic() - start:.1f}',
+                    calls='\n'.join(calls))
+
+    def detail(self, **texts: str) -> None:
+        for name, text in texts.items():
+            self.addDetail(name, testtools.content.text_content(text))
+
+    def inside(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of ``initiator.py`` in the initiator."""
+        return self.initiator.call(f'tests.kernel.initiator:{function}',
+                                   *args, **kwargs)
+
+    def outside(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of ``storage.py`` in the storage guest."""
+        return self.storage.call(f'tests.kernel.storage:{function}',
+                                 *args, **kwargs)
+
+    def leftovers(self) -> dict[str, list[str]]:
+        return self.inside('leftovers')
+
+    def assert_clean(self) -> None:
+        """Nothing is on the initiator that was not before the test."""
+        self.assertEqual(self.before, self.leftovers())
+
+    def lio(self, networks: int = 1, **options: Any) -> str:
+        """A target of LIO on the first networks; returns its IQN."""
+        self.addCleanup(self.tidy)
+        self.addCleanup(self.outside, 'lio_clear')
+        return self.outside(
+            'lio_target', self.name, SIZE_MIB,
+            list(self.storage.addresses[:networks]), self.initiator.iqn,
+            **options)
+
+    def tgt(self, **options: Any) -> str:
+        """A target of tgt on all networks; returns its IQN."""
+        self.addCleanup(self.tidy)
+        self.addCleanup(self.outside, 'tgt_stop')
+        self.outside('tgt_start')
+        return self.outside('tgt_target', self.name, SIZE_MIB, **options)
+
+    def tidy(self) -> None:
+        """Drop what a failed test left, for those that follow."""
+        self.initiator.shell(
+            'for card in 0 1 2; do ip link set eth$card up; done; '
+            'multipath -F || true; iscsiadm -m session -u || true; '
+            'rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/*; '
+            'rm -f /run/rig/hold')
+
+    def data(self, iqn: str, lun: int, networks: int = 1,
+             chap: list[str] | None = None) -> dict[str, Any]:
+        """What a driver tells of the volume: ``connection_info['data']``."""
+        portals = [f'{address}:3260'
+                   for address in self.storage.addresses[:networks]]
+        data = {'target_discovered': False, 'volume_id': str(uuid.uuid4()),
+                'target_portal': portals[0], 'target_iqn': iqn,
+                'target_lun': lun}
+        if networks > 1:
+            data |= {'target_portals': portals,
+                     'target_iqns': [iqn] * networks,
+                     'target_luns': [lun] * networks}
+        if chap:
+            data |= {'auth_method': 'CHAP', 'auth_username': chap[0],
+                     'auth_password': chap[1]}
+        return data
+
+    def check_data(self, device: str, backing: str) -> None:
+        """What is written to the device is what the storage side has."""
+        written = self.inside('fill', device, 1, DATA_MIB)
+        self.assertEqual(written, self.inside('digest', device, DATA_MIB))
+        self.assertEqual(written, self.outside('digest', backing, DATA_MIB))
+
+    def wait(self, what: str, seconds: float, script: str) -> float:
+        """Until a script ends well in the initiator; returns the seconds."""
+        start = time.monotonic()
+        while self.initiator.agent.start('bash', '-c', script).result().code:
+            if time.monotonic() - start > seconds:
+                raise errors.BlockpathError(f'no {what} in {seconds:g} s')
+            time.sleep(0.5)
+        return time.monotonic() - start

@@ -1,0 +1,162 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Called in the initiator guest: os-brick, and what it leaves behind."""
+
+import hashlib
+import mmap
+import os
+import pathlib
+import random
+import subprocess
+import time
+from typing import Any
+
+import os_brick
+from os_brick.initiator import connector
+from os_brick.privileged import default as privileged
+from oslo_concurrency import lockutils
+from oslo_config import cfg
+from oslo_privsep import priv_context
+
+LOCKS = '/run/rig/locks'
+BLOCK = 64 << 10
+CALLS = pathlib.Path('/run/rig/calls')
+
+
+def _connector(protocol: str, multipath: bool, **options: Any) -> Any:
+    os.makedirs(LOCKS, exist_ok=True)
+    cfg.CONF([], default_config_files=[])
+    lockutils.set_defaults(LOCKS)
+    os_brick.setup(cfg.CONF)
+    # The real daemon with its few capabilities; but forked, as starting
+    # another Python takes an emulated CPU too long.
+    privileged.start(priv_context.Method.FORK)
+    return connector.InitiatorConnector.factory(
+        protocol, 'sudo', use_multipath=multipath, **options)
+
+
+def properties(multipath: bool) -> dict[str, Any]:
+    """What Nova sends to Cinder of this host."""
+    _connector('ISCSI', multipath)
+    return connector.get_connector_properties(
+        'sudo', '10.77.0.12', multipath, enforce_multipath=True)
+
+
+def connect(data: dict[str, Any], multipath: bool = False,
+            protocol: str = 'ISCSI', **options: Any) -> dict[str, Any]:
+    return _connector(protocol, multipath, **options).connect_volume(data)
+
+
+def disconnect(data: dict[str, Any], device: dict[str, Any],
+               multipath: bool = False, protocol: str = 'ISCSI',
+               **options: Any) -> None:
+    _connector(protocol, multipath, **options).disconnect_volume(data, device)
+
+
+def fill(path: str, seed: int, mib: int) -> str:
+    """Write random data from the beginning; returns its SHA-256."""
+    data = random.Random(seed).randbytes(mib << 20)
+    with open(path, 'r+b') as file:
+        file.write(data)
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(path: str, mib: int) -> str:
+    """SHA-256 of the first MiB, read from the device and no cache."""
+    hasher = hashlib.sha256()
+    with open(path, 'rb') as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for _ in range(mib):
+            hasher.update(file.read(1 << 20))
+    return hasher.hexdigest()
+
+
+def write_for(path: str, seconds: float, mib: int,
+              seed: int) -> dict[str, Any]:
+    """Write blocks to the first MiB, one at a time and past the cache.
+
+    :returns: blocks written, ``longest`` (seconds that one took), and
+        ``sha256`` of the MiB as they must be in the end.
+    """
+    source = random.Random(seed)
+    kept = bytearray(mib << 20)
+    end = time.monotonic() + seconds
+    blocks, longest = 0, 0.0
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, BLOCK) as buffer:  # aligned, as O_DIRECT wants
+            while time.monotonic() < end or blocks * BLOCK < len(kept):
+                data = source.randbytes(BLOCK)
+                at = blocks * BLOCK % len(kept)
+                buffer[:] = data
+                began = time.monotonic()
+                if os.pwrite(fd, buffer, at) != BLOCK:
+                    raise OSError(f'short write at {at}')
+                longest = max(longest, time.monotonic() - began)
+                kept[at:at + BLOCK] = data
+                blocks += 1
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return {'blocks': blocks, 'longest': longest,
+            'sha256': hashlib.sha256(kept).hexdigest()}
+
+
+def leftovers() -> dict[str, list[str]]:
+    """Names of what attached volumes leave on a host, by kind."""
+    return {
+        'sessions': _names('/sys/class/iscsi_session', '*'),
+        'nodes': _names('/etc/iscsi/nodes', '*/*/*'),
+        'discovered': _names('/etc/iscsi/send_targets', '*'),
+        'ifaces': _names('/etc/iscsi/ifaces', '*'),
+        'disks': _names('/sys/class/scsi_disk', '*'),
+        'maps': subprocess.run(
+            ['dmsetup', 'ls', '--target', 'multipath'], check=True,
+            capture_output=True, text=True).stdout.replace(
+                'No devices found', '').splitlines(),
+        'by-path': _names('/dev/disk/by-path', '*iscsi*')}
+
+
+def _names(folder: str, pattern: str) -> list[str]:
+    root = pathlib.Path(folder)
+    return sorted(str(path.relative_to(root)) for path in root.glob(pattern))
+
+
+def calls(begin: int = 0) -> list[list[str]]:
+    """Calls of the traced programs: name and arguments of each."""
+    if not CALLS.exists():
+        return []
+    lines = CALLS.read_text().split('\n')[begin:-1]
+    return [line.split('\x1f')[2:] for line in lines]
+
+
+def scan(secret: str, seconds: float) -> list[str]:
+    """Names of the programs seen with the secret on their command line.
+
+    Looks at all processes over and over for that long. It is kept out of
+    this process's own command line by coming through a socket.
+    """
+    found = set()
+    sought = secret.encode()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for entry in pathlib.Path('/proc').iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                line = (entry / 'cmdline').read_bytes()
+            except OSError:
+                continue  # it has ended
+            if sought in line:
+                found.add(line.split(b'\0')[0].decode())
+    return sorted(found)
