@@ -74,8 +74,8 @@ class Progress:
     length: int = 0
     #: everything below was dealt with, and more may have been
     done: int = 0
-    #: of these: bytes that were written
-    written: int = 0
+    #: of these: bytes that were written; None if that is not known
+    written: int | None = 0
     #: zeroed
     zeroed: int = 0
     #: left out, because both ends had zeros
@@ -124,12 +124,7 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
     :param length: bytes; both ends have at least as many
     :raises: CopyError or an OSError (:class:`volume_file.VolumeIOError`)
     """
-    for end, role in ((source, _('source')), (destination, _('destination'))):
-        if end.size < length:
-            raise CopyError(_(
-                'the %(role)s %(name)s has %(size)d bytes, %(length)d are to '
-                'be copied') % {'role': role, 'name': end.name,
-                                'size': end.size, 'length': length})
+    check_sizes(source, destination, length)
     progress = progress or Progress()
     progress.length = length
     transfer = _Transfer(source, destination, length, options, progress)
@@ -140,6 +135,30 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
         progress.phase = 'verifying'
         _Verification(destination, transfer.digests, options, progress).run()
     return progress
+
+
+def check_sizes(source: volume_file.VolumeFile,
+                destination: volume_file.VolumeFile, length: int) -> None:
+    """See that both ends are large enough.
+
+    :raises: CopyError
+    """
+    for end, role in ((source, _('source')), (destination, _('destination'))):
+        if end.size < length:
+            raise CopyError(_(
+                'the %(role)s %(name)s has %(size)d bytes, %(length)d are to '
+                'be copied') % {'role': role, 'name': end.name,
+                                'size': end.size, 'length': length})
+
+
+def reads_as_zeros(destination: volume_file.VolumeFile, length: int,
+                   options: Options) -> bool:
+    """Whether that is known of all that is to be copied."""
+    if options.destination_is_zero is not None:
+        return options.destination_is_zero
+    extents = destination.extents(options.start, length - options.start)
+    return all(extent.kind is not volume_file.Kind.DATA
+               for extent in covered(extents, options.start, length))
 
 
 def covered(extents: collections.abc.Iterable[volume_file.Extent], start: int,
@@ -282,11 +301,13 @@ class _Transfer(_Pipeline):
         #: offset -> length and digest, of what is to be read back
         self.digests: dict[int, tuple[int, bytes]] = {}
         self._is_zero = False
+        self._written = 0
 
     def run(self) -> None:
         start = self._options.start
         self._progress.done = start
-        self._is_zero = self._known_zero()
+        self._is_zero = reads_as_zeros(self._destination, self._length,
+                                       self._options)
         extents = covered(self._source.extents(start, self._length - start),
                           start, self._length)
         try:
@@ -301,14 +322,6 @@ class _Transfer(_Pipeline):
             raise CopyError(_('only %(done)d of %(length)d bytes were dealt '
                               'with') % {'done': self._progress.done,
                                          'length': self._length})
-
-    def _known_zero(self) -> bool:
-        if self._options.destination_is_zero is not None:
-            return self._options.destination_is_zero
-        start = self._options.start
-        extents = self._destination.extents(start, self._length - start)
-        return all(extent.kind is not volume_file.Kind.DATA
-                   for extent in covered(extents, start, self._length))
 
     def _extent(self, extent: volume_file.Extent) -> None:
         data = extent.kind is volume_file.Kind.DATA
@@ -346,7 +359,8 @@ class _Transfer(_Pipeline):
                 continue
             whole = end - begin == len(data)
             part = data if whole else memoryview(data)[begin:end]
-            self._progress.written += end - begin
+            self._written += end - begin
+            self._progress.written = self._written
             self._begin(self._end, block, self._destination.start_write,
                         block.offset + begin, part)
 

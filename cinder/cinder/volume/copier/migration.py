@@ -250,13 +250,14 @@ class _Watch:
         seconds = max(time.monotonic() - self._began, 0.001)
         progress = self._progress
         LOG.info('Copied volume %(source)s to %(destination)s: %(mb)d MB in '
-                 '%(seconds).1f s (%(rate)d MB/s), of which %(written)d MB '
+                 '%(seconds).1f s (%(rate)d MB/s), of which %(written)s MB '
                  'were written and %(verified)d MB verified.',
                  {'source': self._source.id,
                   'destination': self._destination.id,
                   'mb': (progress.length - start) / 1e6, 'seconds': seconds,
                   'rate': (progress.length - start) / 1e6 / seconds,
-                  'written': progress.written / 1e6,
+                  'written': '?' if progress.written is None else
+                  int(progress.written / 1e6),
                   'verified': progress.verified / 1e6})
 
 

@@ -17,28 +17,19 @@ A child, qemu-storage-daemon, opens the volume and exports it by NBD to this
 process alone. So the host needs no SCSI device and no root for an iSCSI
 volume, and an image is read and written as its guest would.
 
-Several things are done by file descriptors that the child inherits:
-
-- The server's socket, to which this process is connected before the child
-  starts, and whose name in the file system is gone by then. So nobody else can
-  connect, and the child's end shows as the end of the connection.
-- Passwords, each in a pipe: no command line, environment or file holds them.
-- A pipe that tells the child's kernel when this process has ended. The usual
-  means (PR_SET_PDEATHSIG, setpriv) kills the child when the *thread* that
-  started it ends, and a thread of a pool may end before a copy does.
+The child inherits the server's socket, to which this process is connected
+before the child starts, and whose name in the file system is gone by then. So
+nobody else can connect, and the child's end shows as the end of the
+connection.
 """
 
-import collections.abc
 import contextlib
 import dataclasses
-import fcntl
 import ipaddress
 import os
 import re
-import signal
 import socket
 import stat
-import subprocess
 import tempfile
 import time
 import typing as ty
@@ -50,6 +41,7 @@ from cinder import exception
 from cinder.i18n import _
 from cinder.image import format_inspector
 from cinder.volume.copier import nbd_file
+from cinder.volume.copier import qemu_child
 
 LOG = logging.getLogger(__name__)
 
@@ -67,24 +59,15 @@ _NAME_BYTES = 223
 _HOSTNAME = re.compile(r'[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?')
 #: libiscsi writes larger LUNs in a form that targets read as another LUN.
 _MAX_LUN = 255
-#: A pipe holds at least this much before anyone reads from it.
-_SECRET_BYTES = 4096
-
-#: Of the daemon's malloc. By default it gives buffers back to the kernel and
-#: takes them again; a LUN was read at two thirds of the speed.
-_MALLOC = {'MALLOC_MMAP_THRESHOLD_': str(32 << 20),
-           'MALLOC_TRIM_THRESHOLD_': str(32 << 20)}
-
 _Node: ty.TypeAlias = dict[str, ty.Any]
+
+
+ExportFailed = qemu_child.Failed
 
 
 class InvalidISCSIConnection(exception.Invalid):
     message = _('The connection_info of an iSCSI volume has no valid %(key)s: '
                 '%(reason)s')
-
-
-class ExportFailed(exception.CinderException):
-    message = _('QEMU cannot open %(name)s: %(reason)s')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +150,7 @@ def open_image(path: str, fmt: str, writable: bool, timeout: float,
         raise ExportFailed(name=path, reason=error.strerror)
     node: _Node = {'driver': 'host_device' if device else 'file',
                    'filename': path}
-    secrets = {}
+    secrets: qemu_child.Secrets = {}
     if passphrase is not None:
         node = _luks_node(node)
         secrets['luks'] = passphrase
@@ -198,7 +181,7 @@ def _open_path(path: Path, chap: tuple[str, str] | None,
         # Else QEMU remembers which blocks are not allocated, and does not
         # see when somebody else writes to them.
         'cache': {'direct': True}}
-    secrets = {}
+    secrets: qemu_child.Secrets = {}
     if initiator_iqn is not None:
         node['initiator-name'] = initiator_iqn
     if chap:
@@ -212,12 +195,14 @@ def _open_path(path: Path, chap: tuple[str, str] | None,
     if not volume.size:
         volume.close()
         raise ExportFailed(name=str(path), reason=_('it has no size'))
+    if passphrase is None:
+        volume.qemu = node, secrets
     return volume
 
 
 # The daemon
 
-def _open(node: _Node, secrets: dict[str, str], name: str, writable: bool,
+def _open(node: _Node, secrets: qemu_child.Secrets, name: str, writable: bool,
           timeout: float) -> nbd_file.NBDFile:
     """Open a node in a daemon of its own."""
     nbd_file.load_nbd()
@@ -284,75 +269,27 @@ def _await_server(client: socket.socket, daemon: '_Daemon', deadline: float,
         raise daemon.failure(_('%s gave no reason') % _DAEMON)
 
 
-class _Daemon:
+class _Daemon(qemu_child.Child):
     """A running qemu-storage-daemon."""
 
-    def __init__(self, node: _Node, secrets: dict[str, str],
+    def __init__(self, node: _Node, secrets: qemu_child.Secrets,
                  listener: socket.socket, name: str, writable: bool) -> None:
-        self._name = name
-        arguments = [_DAEMON]
-        with (contextlib.ExitStack() as kept,
-              contextlib.ExitStack() as inherited):
-            # Read only if needed; a pipe that nobody reads could fill up.
-            self._stderr = kept.enter_context(tempfile.TemporaryFile())
-            watched, life = os.pipe()
-            kept.callback(os.close, life)
-            inherited.callback(os.close, watched)
-            descriptors = [listener.fileno(), watched]
-            for key, value in secrets.items():
-                pipe = inherited.enter_context(_pipe_with(value))
-                descriptors.append(pipe)
-                arguments += ['--object',
-                              f'secret,id={key},file=/dev/fd/{pipe}']
-            self._process = self._run(
-                arguments + _export(node, writable, listener.fileno()),
-                descriptors)
-            _kill_at_end_of(watched, self._process.pid)
-            self._kept = kept.pop_all()
-
-    def _run(self, arguments: list[str],
-             descriptors: list[int]) -> subprocess.Popen:
-        try:
-            return subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=self._stderr,
-                pass_fds=descriptors, env=os.environ | _MALLOC)
-        except OSError as error:
-            raise ExportFailed(name=self._name, reason=_(
-                '%(program)s: %(why)s (package qemu-system-common on Debian '
-                'and Ubuntu)') %
-                {'program': _DAEMON, 'why': error.strerror})
+        super().__init__(_DAEMON, name, secrets, _export(
+            node, writable, listener.fileno()), [listener.fileno()])
 
     def failure(self, otherwise: str) -> ExportFailed:
         """What to raise: QEMU's own reason, if it gave one."""
-        self._stderr.seek(0)
-        text = ' '.join(self._stderr.read().decode(errors='replace').split())
-        # Without the program, and the JSON that it was given.
-        text = re.sub(_DAEMON + r': (--\w+ (\{.*\}|\S*): )?', '', text)
-        reason = text.removeprefix('iSCSI: ')
-        if self._process.returncode is None and reason:
+        reason = self.reason()
+        if self.process.returncode is None and reason:
             otherwise, reason = f'{otherwise} ({reason})', ''
-        return ExportFailed(name=self._name, reason=reason or otherwise)
-
-    def await_exit(self, timeout: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout)
+        return ExportFailed(name=self.name, reason=reason or otherwise)
 
     def end(self) -> None:
         """End the daemon, which closes an image and logs out of a target."""
-        if self._process.poll() is None:
-            self._process.terminate()
+        if self.process.poll() is None:
+            self.process.terminate()
             self.await_exit(_GRACE)
         self.kill()
-
-    def kill(self) -> None:
-        """End the daemon, whatever it does; called once, or `end` is."""
-        try:
-            if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
-        finally:
-            self._kept.close()
 
 
 def _export(node: _Node, writable: bool, listener: int) -> list[str]:
@@ -361,30 +298,6 @@ def _export(node: _Node, writable: bool, listener: int) -> list[str]:
     return ['--blockdev', jsonutils.dumps(node),
             '--nbd-server', f'addr.type=fd,addr.str={listener}',
             '--export', jsonutils.dumps(export)]
-
-
-@contextlib.contextmanager
-def _pipe_with(value: str) -> collections.abc.Iterator[int]:
-    """The end of a pipe to read `value` from."""
-    reader, writer = os.pipe()
-    try:
-        with open(writer, 'wb') as pipe:
-            pipe.write(value.encode())
-        yield reader
-    finally:
-        os.close(reader)
-
-
-def _kill_at_end_of(reader: int, process: int) -> None:
-    """Have a process killed when the last writer of a pipe is gone.
-
-    The process must have inherited `reader`: this is kept by the open pipe,
-    not by the process that asks for it.
-    """
-    fcntl.fcntl(reader, fcntl.F_SETOWN, process)
-    fcntl.fcntl(reader, fcntl.F_SETSIG, signal.SIGKILL)
-    flags = fcntl.fcntl(reader, fcntl.F_GETFL)
-    fcntl.fcntl(reader, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
 # What Cinder says about an iSCSI volume, checked
@@ -485,6 +398,6 @@ def _credential(data: dict[str, ty.Any], key: str) -> str:
         raise _invalid(key, _('missing or empty'))
     if not value.isprintable():
         raise _invalid(key, _('has characters that do not print'))
-    if len(value.encode()) > _SECRET_BYTES:
+    if len(value.encode()) > qemu_child.SECRET_BYTES:
         raise _invalid(key, _('too long'))
     return value

@@ -16,6 +16,7 @@ Reads and writes go straight to the cluster, several at a time. librbd's cache
 would only copy what is read or written once.
 """
 
+import base64
 import collections.abc
 import errno
 import re
@@ -37,6 +38,7 @@ _TUNING = {
 }
 _TIMEOUTS = ('client_mount_timeout', 'rados_mon_op_timeout',
              'rados_osd_op_timeout')
+_HOST = re.compile(r'\[?(?P<host>[^][]+?)\]?:(?P<port>\d+)')
 #: How much one listing of extents is about; the memory it takes is bounded.
 _EXTENTS_STEP = 16 << 30
 
@@ -80,6 +82,30 @@ class Cluster(ty.NamedTuple):
             client.shutdown()
             raise self._failure(error)
         return client
+
+    def qemu(self, pool: str, image: str
+             ) -> tuple[dict[str, ty.Any], dict[str, str | bytes]] | None:
+        """How QEMU opens an image, if it can."""
+        if self.name != 'ceph' or not self.user:
+            return None
+        node: dict[str, ty.Any] = {'driver': 'rbd', 'pool': pool,
+                                   'image': image, 'user': self.user}
+        if self.conffile:
+            node['conf'] = self.conffile
+        if self.mon_host:
+            hosts = [_HOST.fullmatch(host)
+                     for host in self.mon_host.split(',')]
+            if None in hosts:
+                return None
+            node['server'] = [host.groupdict() for host in hosts if host]
+        if self.key is None:
+            return node, {}
+        try:
+            # QEMU encodes it again.
+            key = base64.b64decode(self.key, validate=True)
+        except ValueError:
+            return None
+        return node | {'key-secret': 'cephx'}, {'cephx': key}
 
     def _settings(self) -> dict[str, str]:
         mentioned = self._mentioned()
@@ -154,6 +180,8 @@ class RBDFile(volume_file.VolumeFile):
             image = rbd.Image(ioctx, name, snapshot=snapshot,
                               read_only=snapshot is not None)
             opened = cls(client, ioctx, image, f'{pool}/{name}', writable)
+            if snapshot is None:
+                opened.qemu = cluster.qemu(pool, name)
             opened._refuse_company()
         except Exception as error:
             for part in (image, ioctx):

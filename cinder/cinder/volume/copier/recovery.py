@@ -266,23 +266,20 @@ class Recovery:
         :returns: False if it is still to be undone
         """
         noted = [target for target in targets if _noted(target)]
-        in_use = volume.previous_status == 'in-use'
-        if not targets or not (noted or in_use):
+        if not noted:
             return False
-        chosen = noted or [target for target in targets
-                           if self._was_attached(target)] or targets
-        if len(chosen) != 1:
+        if len(noted) > 1:
             raise self._undecided(_(
                 'which of its temporary volumes has the data is unknown'))
-        if noted and self._is_renamed(volume, noted[0]):
+        if self._is_renamed(volume, noted[0]):
             self._end(volume, noted[0])
-        elif in_use:
+        elif volume.previous_status == 'in-use':
             # Data in use is not renamed; so this may be done twice.
-            self._complete(volume, chosen[0])
+            self._complete(volume, noted[0])
         else:
             return False
         for target in targets:
-            if target.id != chosen[0].id:
+            if target.id != noted[0].id:
                 self._drop(target)
         return True
 
@@ -395,16 +392,17 @@ class Recovery:
         Nova tells it once: when the data is copied and the target attached
         ('in-use'), and the volume is not any more.
         """
-        for attempt in range(2):
-            volume = objects.Volume.get_by_id(self._context, self._id)
-            if (volume.migration_status != self._status or
-                    volume.volume_attachment or len(targets) != 1 or
-                    targets[0].status != 'in-use'):
-                return
-            if not attempt:
-                # It may be on its way.
-                time.sleep(CONF.rpc_response_timeout)
-        self._complete(volume, targets[0])
+        is_told = self._status == 'completing'
+        if not is_told:
+            # It may be on its way.
+            time.sleep(CONF.rpc_response_timeout)
+        volume = objects.Volume.get_by_id(self._context, self._id)
+        if volume.migration_status != self._status or len(targets) != 1:
+            return
+        targets[0].refresh()
+        if is_told or (not volume.volume_attachment and
+                       targets[0].status == 'in-use'):
+            self._complete(volume, targets[0])
 
     @staticmethod
     def _is_held(targets: list[objects.Volume]) -> bool:

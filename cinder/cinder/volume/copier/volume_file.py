@@ -118,6 +118,9 @@ class VolumeFile(io.RawIOBase):
     size_is_current: bool = False
     #: Whether operations go on only while :meth:`drive` is called.
     driven: bool = False
+    #: How QEMU opens the same, if it can: a block node, and secrets by their
+    #: ids in it.
+    qemu: tuple[dict[str, ty.Any], dict[str, str | bytes]] | None = None
 
     def __init__(self, name: str, size: int, writable: bool) -> None:
         """Describe it.

@@ -209,6 +209,27 @@ class RBDFileTestCase(test.TestCase):
         self.assertNotIn('rados_mon_op_timeout', self.client.settings)
         self.assertEqual('30', self.client.settings['rados_osd_op_timeout'])
 
+    @ddt.data(({}, {}, {}),
+              ({'conffile': '/ceph.conf'}, {'conf': '/ceph.conf'}, {}),
+              ({'mon_host': '192.0.2.9:3300,[2001:db8::9]:3300',
+                'key': 'AQI='},
+               {'key-secret': 'cephx', 'server': [
+                   {'host': '192.0.2.9', 'port': '3300'},
+                   {'host': '2001:db8::9', 'port': '3300'}]},
+               {'cephx': b'\x01\x02'}))
+    @ddt.unpack
+    def test_how_qemu_opens_it(self, given, node, secrets):
+        cluster = rbd_file.Cluster('cinder', **given)
+        self.assertEqual(({'driver': 'rbd', 'pool': 'p', 'image': 'i',
+                           'user': 'cinder'} | node, secrets),
+                         cluster.qemu('p', 'i'))
+
+    @ddt.data({'name': 'west'}, {'user': None}, {'mon_host': '192.0.2.9'},
+              {'key': 'no base64!'})
+    def test_how_qemu_can_not_open_it(self, given):
+        cluster = rbd_file.Cluster(**{'user': 'cinder'} | given)
+        self.assertIsNone(cluster.qemu('p', 'i'))
+
     def test_no_bindings(self):
         self.mock_object(rbd_file, 'rbd', None)
         error = self.assertRaises(volume_file.VolumeOpenError, self.open)

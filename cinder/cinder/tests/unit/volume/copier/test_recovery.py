@@ -394,6 +394,34 @@ class UndoTestCase(Base):
         self.assertEqual(volume.status, found.status)
         return found
 
+    def test_a_temporary_volume_that_is_just_being_created(self):
+        volume = self.kill_at('create_volume')
+        sleeps = []
+
+        def sleep(seconds):
+            sleeps.append(seconds)
+            target, = self.targets(volume)
+            self.assertEqual('creating', target.status)
+            self.cloud.create(self.cloud.location(target))
+            target.status = 'available'
+            target.save()
+
+        self.cloud.sleep = sleep
+        self.start_service(HERE)
+        self.assertEqual([recovery.POLL], sleeps)
+        self.assert_sound(volume.id)
+
+    def test_a_temporary_volume_that_is_attached_at_the_last_moment(self):
+        volume = self.half_copied()
+        volume.refresh()
+
+        def close(*args):
+            fake_cloud.attach(self.context, self.targets(volume)[0])
+            return True
+
+        with mock.patch.object(recovery.Recovery, '_close', close):
+            self.assert_untouched(volume)
+
     def test_the_copy_of_a_volume_that_can_not_be_read_stays(self):
         volume = self.half_copied()
         os.unlink(self.cloud.location(volume))

@@ -1,0 +1,187 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Copies that QEMU makes, here between files."""
+
+import os
+import shutil
+import stat
+import unittest
+
+import fixtures
+
+from cinder.tests.unit import test
+from cinder.tests.unit.volume.copier import fakes
+from cinder.volume.copier import engine
+from cinder.volume.copier import limits
+from cinder.volume.copier import local_file
+from cinder.volume.copier import native
+from cinder.volume.copier import qemu_copy
+
+MIB = 1 << 20
+SIZE = 4 * MIB + 512
+
+
+class Base(test.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.folder = self.useFixture(fixtures.TempDir())
+        self.content = os.urandom(MIB) + bytes(2 * MIB) + os.urandom(
+            MIB + 512)
+        self.source = self.file('source', self.content)
+        self.destination = self.file('destination', b'\xff' * (SIZE + MIB),
+                                     True)
+
+    def file(self, name, content, writable=False):
+        path = self.folder.join(name)
+        with open(path, 'wb') as file:
+            file.write(content)
+        volume = local_file.LocalFile.open(path, writable)
+        volume.qemu = {'driver': 'file', 'filename': path}, {}
+        self.addCleanup(volume.close)
+        return volume
+
+    def copy(self, length=SIZE, **options):
+        return native.call(qemu_copy.copy, self.source, self.destination,
+                           length, engine.Options(**options))
+
+    def read(self):
+        with open(self.folder.join('destination'), 'rb') as file:
+            return file.read()
+
+
+@unittest.skipUnless(shutil.which('qemu-img'), 'needs qemu-img')
+class QEMUCopyTestCase(Base):
+
+    def test_copies_exactly_the_length(self):
+        progress = self.copy(SIZE - 512)
+        self.assertEqual(
+            self.content[:-512] + b'\xff' * (MIB + 512), self.read())
+        self.assertEqual((SIZE - 512, SIZE - 512, None),
+                         (progress.done, progress.length, progress.written))
+
+    def test_zeros_are_left_out_of_what_reads_as_zeros(self):
+        # A lie, to see the difference.
+        self.copy(destination_is_zero=True)
+        self.assertEqual(
+            self.content[:MIB] + b'\xff' * 2 * MIB + self.content[3 * MIB:],
+            self.read()[:SIZE])
+        self.copy(destination_is_zero=False)
+        self.assertEqual(self.content, self.read()[:SIZE])
+
+    def test_an_end_that_is_too_small(self):
+        self.assertRaises(engine.CopyError, self.copy, SIZE + 1)
+
+    def test_what_qemu_can_not_open(self):
+        self.source.qemu[0]['filename'] = '/nonexistent'
+        error = self.assertRaises(engine.CopyError, self.copy)
+        self.assertIn('No such file', str(error))
+
+    def test_a_source_that_became_smaller(self):
+        check = self.mock_object(self.source, 'check',
+                                 side_effect=OSError(5, 'smaller'))
+        self.assertRaises(OSError, self.copy)
+        check.assert_called_once_with()
+
+    def test_a_flush_that_fails(self):
+        self.mock_object(self.destination, '_flush',
+                         side_effect=OSError(5, 'EIO'))
+        self.assertRaises(OSError, self.copy)
+
+
+class PretendedTestCase(Base):
+    """With a program that does not copy."""
+
+    def program(self, script):
+        path = self.folder.join('pretended')
+        with open(path, 'w') as file:
+            file.write(f'#!/bin/sh\n{script}\n')
+        os.chmod(path, stat.S_IRWXU)
+        self.mock_object(qemu_copy, '_PROGRAM', path)
+
+    def test_progress(self):
+        self.program('printf "    (0.00/100%%)\\r    (50.00/100%%)\\r";'
+                     'exec sleep 60')
+        progress = engine.Progress()
+        looks = []
+
+        def cancelled():
+            looks.append(progress.done)
+            return progress.done or len(looks) > 100
+        self.assertRaises(
+            engine.Cancelled, native.call, qemu_copy.copy, self.source,
+            self.destination, SIZE, engine.Options(cancelled=cancelled),
+            progress)
+        self.assertEqual(SIZE // 2, progress.done)
+
+    def test_nothing_goes_on(self):
+        self.program('exec sleep 60')
+        error = self.assertRaises(engine.CopyError, self.copy, stall=0.3)
+        self.assertIn('nothing was read', str(error))
+
+    def test_bytes_that_move_are_progress(self):
+        self.program('for i in 1 2 3 4 5 6 7 8; do head -c 100000 /dev/zero '
+                     '| wc -c; read -r line < "$0"; sleep 0.2; done')
+        self.mock_object(qemu_copy._Convert, 'moved',
+                         lambda child, moved=[0]: moved.append(
+                             moved[-1] + qemu_copy._GRAIN) or moved[-1])
+        self.copy(stall=0.5)
+
+    def test_what_it_says_is_the_reason(self):
+        self.program('printf "    (3.00/100%%)\\r"; '
+                     'echo "$0: error while writing: No space" >&2; exit 1')
+        error = self.assertRaises(engine.CopyError, self.copy)
+        self.assertTrue(str(error).endswith(
+            'failed: error while writing: No space'), str(error))
+
+    def test_it_is_gone_afterwards(self):
+        self.program('echo $$ > "$0.pid"; exec sleep 60')
+        self.assertRaises(engine.CopyError, self.copy, stall=1)
+        with open(self.folder.join('pretended.pid')) as file:
+            self.assertRaises(ProcessLookupError, os.kill, int(file.read()),
+                              0)
+
+    def test_no_program(self):
+        self.mock_object(qemu_copy, '_PROGRAM', 'no-such-program')
+        self.assertRaises(engine.CopyError, self.copy)
+
+
+class SuitsTestCase(test.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.lun = fakes.MemoryFile(b'')
+        self.lun.qemu = {'driver': 'iscsi'}, {}
+        self.image = fakes.MemoryFile(b'')
+        self.image.qemu = {'driver': 'rbd'}, {}
+
+    def suits(self, source, destination, **options):
+        return qemu_copy.suits(source, destination, engine.Options(**options))
+
+    def test_what_suits(self):
+        self.assertTrue(self.suits(self.lun, self.image))
+        self.assertTrue(self.suits(self.image, self.lun))
+        self.assertFalse(self.suits(self.image, self.image))
+        self.assertFalse(self.suits(self.lun, fakes.MemoryFile(b'')))
+
+    def test_what_the_engine_has_to_do(self):
+        for options in ({'start': 1}, {'limiter': limits.limiter(1)},
+                        {'checkpoint': print},
+                        {'verify': engine.Verify.SAMPLED}):
+            self.assertFalse(self.suits(self.lun, self.image, **options))
+
+    def test_which_is_called(self):
+        self.lun.qemu = {'driver': 'iscsi', 'key-secret': 'a'}, {'a': 'x'}
+        self.mock_object(qemu_copy, '_PROGRAM', 'no-such-program')
+        self.assertRaises(engine.CopyError, native.copy, self.lun, self.image,
+                          0)
+        native.copy(self.image, self.image, 0)

@@ -1,0 +1,158 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Copies made by QEMU alone, from a LUN or to one.
+
+QEMU's initiator is used by way of an NBD server. That costs half of what the
+whole copy does (``blockpath bench copy``), which ``qemu-img`` saves by opening
+both ends itself. What it cannot do is left to the engine: a limit that copies
+share, checkpoints, going on from one, and verifying.
+"""
+
+import _queue
+import re
+import time
+
+from oslo_serialization import jsonutils
+
+from cinder.i18n import _
+from cinder.volume.copier import engine
+from cinder.volume.copier import qemu_child
+from cinder.volume.copier import volume_file
+
+_PROGRAM = 'qemu-img'
+#: Zeros are left out in runs of this size.
+_GRAIN = 64 << 10
+#: QEMU takes at most so many requests at once here.
+_IN_FLIGHT = 16
+#: How often to ask how far it is, and whether to go on. Seconds.
+_TICK = 0.2
+_PERCENT = re.compile(r'\((\d+\.\d+)/100%\)')
+
+
+def suits(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
+          options: engine.Options) -> bool:
+    """Whether QEMU should make this copy."""
+    ends = source.qemu, destination.qemu
+    return (all(ends) and
+            any(end[0]['driver'] == 'iscsi' for end in ends if end) and
+            not (options.start or options.limiter or options.checkpoint) and
+            options.verify is engine.Verify.NONE)
+
+
+def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
+         length: int, options: engine.Options = engine.Options(),
+         progress: engine.Progress | None = None) -> engine.Progress:
+    """Copy the first `length` bytes, as :func:`.engine.copy` does.
+
+    How many of them are written, and how many left out, is not known.
+
+    :raises: CopyError or an OSError (:class:`volume_file.VolumeIOError`)
+    """
+    engine.check_sizes(source, destination, length)
+    progress = progress or engine.Progress()
+    progress.length, progress.written = length, None
+    is_zero = engine.reads_as_zeros(destination, length, options)
+    arguments, secrets = _command(source, destination, length, is_zero,
+                                  options)
+    name = f'{source.name} -> {destination.name}'
+    try:
+        child = _Convert(_PROGRAM, name, secrets, arguments)
+    except qemu_child.Failed as error:
+        raise engine.CopyError(str(error))
+    try:
+        _await(child, length, options, progress)
+    finally:
+        child.kill()
+    source.check()
+    destination.flush()
+    progress.done = length
+    return progress
+
+
+class _Convert(qemu_child.Child):
+    """A running qemu-img."""
+
+    prints = True
+
+    def command(self, objects: list[str], arguments: list[str]) -> list[str]:
+        return [self._program, 'convert', '-p', *objects, *arguments]
+
+    def percent(self) -> float:
+        """How far it is; it tells in steps of one."""
+        told = _PERCENT.findall(self.said())
+        return float(told[-1]) if told else 0.0
+
+    def moved(self) -> int:
+        """How many bytes it has read and written, by files and by iSCSI."""
+        try:
+            with open(f'/proc/{self.process.pid}/io') as figures:
+                return sum(int(line.split()[1]) for line in figures
+                           if line.startswith(('rchar', 'wchar')))
+        except OSError:
+            # It has ended, or the kernel does not count.
+            return 0
+
+    def reason(self) -> str:
+        return ' '.join(_PERCENT.sub('', super().reason()).split())
+
+
+def _command(source: volume_file.VolumeFile,
+             destination: volume_file.VolumeFile, length: int, is_zero: bool,
+             options: engine.Options
+             ) -> tuple[list[str], qemu_child.Secrets]:
+    arguments = [
+        # No more than is in flight, in any order, past any cache.
+        '-n', '-W', '-m', str(min(options.in_flight, _IN_FLIGHT)),
+        '-S', str(_GRAIN), '-t', 'none', '-T', 'none', '-f', 'raw',
+        '-O', 'raw', *(['--target-is-zero'] if is_zero else [])]
+    secrets: qemu_child.Secrets = {}
+    for file, role in ((source, 'source'), (destination, 'destination')):
+        node, own = file.qemu or ({}, {})
+        node = dict(node)
+        for key, value in node.items():
+            if key.endswith('-secret'):
+                node[key] = f'{role}-{value}'
+        secrets |= {f'{role}-{key}': value for key, value in own.items()}
+        arguments.append('json:' + jsonutils.dumps(
+            {'driver': 'raw', 'size': length, 'file': node}))
+    return arguments, secrets
+
+
+def _await(child: _Convert, length: int, options: engine.Options,
+           progress: engine.Progress) -> None:
+    """Wait until it ends.
+
+    :raises: CopyError
+    """
+    clock: _queue.SimpleQueue = _queue.SimpleQueue()
+    percent, moved, last = 0.0, 0, time.monotonic()
+    while child.process.poll() is None:
+        if options.cancelled():
+            raise engine.Cancelled(_('the copy was told to stop'))
+        # A target that only says that it is there says that in less.
+        if child.percent() > percent or child.moved() - moved >= _GRAIN:
+            percent, moved = child.percent(), child.moved()
+            last = time.monotonic()
+            progress.done = int(length * percent / 100)
+        elif options.stall and time.monotonic() - last > options.stall:
+            raise engine.CopyError(
+                _('nothing was read or written for %d s') % options.stall)
+        try:
+            # Unlike time.sleep, never eventlet's.
+            clock.get(True, _TICK)
+        except _queue.Empty:
+            pass
+    if child.process.returncode:
+        raise engine.CopyError(_('copying %(name)s failed: %(reason)s') % {
+            'name': child.name,
+            'reason': child.reason() or child.process.returncode})
