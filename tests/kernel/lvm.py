@@ -16,10 +16,14 @@ as the volume manager makes it. There is no database: a volume is an object
 that was never saved, and goes to and fro as a dict.
 """
 
+import contextlib
+import io
 import pathlib
 import subprocess
+import sys
 from typing import Any
 
+from cinder.cmd import rtstool as rtstool_command
 from cinder import context
 from cinder import exception
 from cinder import objects
@@ -38,21 +42,22 @@ STATE = pathlib.Path('/var/lib/cinder')
 BACKING = '/var/lib/rig/cinder-volumes'
 #: Root already, so the filters are not in the way: just run it.
 ROOTWRAP = '#!/bin/sh\nshift\nexec "$@"\n'
-RTSTOOL = ('#!/bin/sh\nexec tree-python -W ignore -c '
-           '"from cinder.cmd import rtstool; rtstool.main()" "$@"\n')
 FIELDS = ('id', 'size', 'host', 'provider_location', 'provider_auth')
 
 
 def prepare(mib: int) -> None:
     """A volume group on a loop device, and the programs in PATH."""
+    client = pathlib.Path(__file__).with_name('rtstool_client.py')
     for name, text in (('cinder-rootwrap', ROOTWRAP),
-                       ('cinder-rtstool', RTSTOOL)):
+                       ('cinder-rtstool', client.read_text())):
         path = pathlib.Path('/usr/local/bin') / name
         path.write_text(text)
         path.chmod(0o755)
     for folder in (STATE / 'volumes', CONF.parent, pathlib.Path('/etc/target'),
                    pathlib.Path(BACKING).parent):
         folder.mkdir(parents=True, exist_ok=True)
+    tgt = pathlib.Path('/etc/tgt/conf.d/cinder.conf')
+    tgt.write_text(f'include {STATE}/volumes/*\n')
     with open(BACKING, 'wb') as file:
         file.truncate(mib << 20)
     device = subprocess.run(['losetup', '--find', '--show', BACKING],
@@ -60,6 +65,19 @@ def prepare(mib: int) -> None:
                             text=True).stdout.strip()
     subprocess.run(['vgcreate', '-q', 'cinder-volumes', device], check=True,
                    capture_output=True)
+
+
+def rtstool(arguments: list[str]) -> dict[str, Any]:
+    """cinder-rtstool's main: its exit ``code`` and ``stdout``."""
+    sys.argv = ['cinder-rtstool', *arguments]
+    out = io.StringIO()
+    code: Any
+    with contextlib.redirect_stdout(out):
+        try:
+            code = rtstool_command.main()
+        except SystemExit as end:
+            code = end.code
+    return {'code': code or 0, 'stdout': out.getvalue()}
 
 
 def configure(helper: str, addresses: list[str], protocol: str) -> None:
@@ -89,8 +107,8 @@ def _driver() -> lvm.LVMVolumeDriver:
     driver = lvm.LVMVolumeDriver(
         configuration=configuration.Configuration(
             manager.volume_backend_opts, config_group='lvm'),
-        db=_NoDatabase(), host='storage@lvm', cluster_name=None,
-        is_vol_db_empty=True)
+        host='storage@lvm', cluster_name=None, is_vol_db_empty=True)
+    driver.target_driver.db = _NoDatabase()
     driver.do_setup(context.get_admin_context())
     driver.check_for_setup_error()
     driver.set_initialized()
@@ -104,8 +122,12 @@ class _NoDatabase:
 
 
 def _volume(fields: dict[str, Any]) -> objects.Volume:
-    return objects.Volume(context.get_admin_context(), _name_id=None,
-                          display_name='rig', metadata={}, **fields)
+    kind = objects.Volume
+    absent = {name: None for name, field in kind.fields.items()
+              if field.nullable and name not in kind.OPTIONAL_FIELDS}
+    return kind(context.get_admin_context(), metadata={},
+                volume_attachment=objects.VolumeAttachmentList(objects=[]),
+                **absent | fields)
 
 
 def attach(volume_id: str, connector: dict[str, Any]) -> dict[str, Any]:
