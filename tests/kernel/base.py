@@ -108,6 +108,16 @@ class RigTestCase(testtools.TestCase):
             'rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/*; '
             'rm -f /run/rig/hold')
 
+    def hold(self, text: str) -> None:
+        """Let the next traced call with this text wait; see ``held``."""
+        self.addCleanup(self.initiator.shell, 'rm -f /run/rig/hold')
+        self.initiator.shell('rm -f /run/rig/held; '
+                             'cat >/run/rig/hold', stdin=f'{text}\n')
+
+    def held(self, seconds: float = 60) -> None:
+        """Returns when a call waits."""
+        self.wait('held call', seconds, 'test -s /run/rig/held')
+
     def data(self, iqn: str, lun: int, networks: int = 1,
              chap: list[str] | None = None) -> dict[str, Any]:
         """What a driver tells of the volume: ``connection_info['data']``."""

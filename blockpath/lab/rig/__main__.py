@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         shell = guest.agent.start(
             'bash', '-c', 'stty -F /dev/ttyS0 sane '
             f'rows {size.lines} cols {size.columns}; '
-            'TERM=xterm exec setsid --ctty bash -i '
+            'TERM=xterm exec setsid --wait --ctty bash -i '
             '</dev/ttyS0 >/dev/ttyS0 2>&1', timeout=86400)
         before = termios.tcgetattr(0)
         tty.setraw(0)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import concurrent.futures
 import contextlib
 import itertools
+import os
 import pathlib
 import shutil
 import socket
@@ -34,6 +35,7 @@ from blockpath import paths
 ROLES = ('storage', 'initiator')
 NETWORKS = 3
 WAKE_S = 60.0
+FOLDER = 'blockpath-rig-'
 IQN = 'iqn.2026-01.com.example'
 
 
@@ -146,8 +148,7 @@ class Rig(contextlib.ExitStack):
 
     def _boot(self, stack: contextlib.ExitStack) -> None:
         booted = snapshot.take(image.build(self._say), self._say)
-        folder = pathlib.Path(tempfile.mkdtemp(prefix='blockpath-rig-',
-                                               dir='/var/tmp'))
+        folder = _own_folder()
         stack.callback(shutil.rmtree, folder)
         cables = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
                   for _ in range(NETWORKS)]
@@ -169,3 +170,13 @@ class Rig(contextlib.ExitStack):
     def _set_up(self, guest: Guest) -> None:
         guest.machine.wait_for_agent(WAKE_S)
         guest.set_up(self._modules.get(guest.name, ()))
+
+
+def _own_folder() -> pathlib.Path:
+    """A new folder; those of rigs that were killed are removed."""
+    for left in pathlib.Path('/var/tmp').glob(f'{FOLDER}*'):
+        pid = left.name.removeprefix(FOLDER).partition('-')[0]
+        if not pathlib.Path('/proc', pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return pathlib.Path(tempfile.mkdtemp(prefix=f'{FOLDER}{os.getpid()}-',
+                                         dir='/var/tmp'))

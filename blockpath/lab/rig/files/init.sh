@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The initramfs: loads what the root file system needs, and goes there.
 busybox mount -t devtmpfs none /dev
 while read -r module; do
