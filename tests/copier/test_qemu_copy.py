@@ -156,9 +156,10 @@ class QEMUCopyTest(testtools.TestCase):
                 action()
             thread = threading.Thread(target=act)
             thread.start()
-            # The flush at its end would wait for the target.
-            error = self.assertRaises(engine.CopyError, qemu_copy.copy, file,
-                                      lun, SIZE, engine.Options(**options))
+            # In a thread, so that ours also runs where it is eventlet's.
+            error = self.assertRaises(
+                engine.CopyError, native.call, qemu_copy.copy, file, lun,
+                SIZE, engine.Options(**options))
             thread.join()
             os.kill(self.tgtd.process.pid, signal.SIGCONT)
         self.assertEqual(self.before, set(command_lines()))

@@ -242,9 +242,11 @@ class _Pipeline:
         for file in self._driven:
             if self._ended.empty():
                 file.drive(min(seconds, self._turn))
+        # What is driven has had its time; for others it has to be waited.
+        idle = all(file.idle() for file in self._driven)
         try:
             then, block, error, data = self._ended.get(
-                bool(seconds) and not self._driven, seconds)
+                bool(seconds) and idle, seconds)
         except _queue.Empty:
             return False
         self._running -= 1

@@ -24,9 +24,12 @@ import typing as ty
 from oslo_log import log as logging
 from oslo_service import loopingcall
 
+from cinder import context as cinder_context
+from cinder.db import api as db_api
 from cinder import exception
 from cinder.i18n import _
 from cinder import objects
+from cinder.objects import fields
 from cinder.volume.copier import engine
 from cinder.volume.copier import limits
 from cinder.volume.copier import native
@@ -42,6 +45,7 @@ LOG = logging.getLogger(__name__)
 INTERVAL = 5
 #: Bytes between two flushes of a copy that may be resumed.
 CHECKPOINT_STEP = 256 << 20
+_GIB = 1 << 30
 #: Admin metadata of a migration's destination: all of the source below this
 #: offset is in it, and was flushed.
 CHECKPOINT_KEY = 'volume_copy_flushed'
@@ -147,9 +151,11 @@ def _copy(manager: ty.Any, context: ty.Any, source: ty.Any,
     with watch.watching():
         copied = native.copy(read, write, _length(read, length), options,
                              progress).done
-        if copied < length and not fresh:
-            native.call(write.write_zeroes, copied, length - copied)
+        end = min(length, write.size)
+        if copied < end and not fresh:
+            native.call(write.write_zeroes, copied, end - copied)
             native.call(write.flush)
+    watch.check()
     watch.log_result(start)
 
 
@@ -157,9 +163,10 @@ def _length(file: volume_file.VolumeFile, length: int) -> int:
     """How many bytes there are to copy: `length`, as a rule.
 
     Of a volume that was taken under management Cinder knows the size in
-    whole GiB, rounded up.
+    whole GiB, rounded up; and of one that is encrypted the plain text is
+    shorter by the header.
     """
-    if file.size < length and file.size_is_current:
+    if length - _GIB < file.size < length and file.size_is_current:
         LOG.warning('%(name)s has %(size)d bytes, not %(length)d; the rest '
                     'of its copy will be zeros.',
                     {'name': file.name, 'size': file.size, 'length': length})
@@ -213,7 +220,9 @@ class _Watch:
         self._cancelled = self._cancelled or not self._is_wanted()
         if self._flushed > self._saved:
             self._saved = self._flushed
-            self._destination.admin_metadata_update(
+            # A retype comes in the name of its user.
+            db_api.volume_admin_metadata_update(
+                cinder_context.get_admin_context(), self._destination.id,
                 {CHECKPOINT_KEY: str(self._saved)}, False)
         told = self._figures()
         LOG.info('Copying volume %(source)s to %(destination)s: %(phase)s, '
@@ -225,16 +234,27 @@ class _Watch:
             self._context, self._source, 'migrate.progress',
             extra_usage_info={'progress': told})
 
+    def check(self) -> None:
+        """See that it is still wanted.
+
+        :raises: Cancelled
+        """
+        if not self._is_wanted():
+            raise engine.Cancelled(_('the migration was reset, or the volume '
+                                     'is in use'))
+
     def _is_wanted(self) -> bool:
-        """Whether the migration was neither reset nor the volume deleted."""
+        """Whether it was not reset, and nobody writes to the volume."""
         if self._source.migration_status != 'migrating':
             # It is not a migration, or an early one.
             return True
         try:
-            volume = objects.Volume.get_by_id(self._context, self._source.id)
+            volume = objects.Volume.get_by_id(
+                cinder_context.get_admin_context(), self._source.id)
         except exception.VolumeNotFound:
             return False
-        return volume.migration_status == 'migrating'
+        return (volume.migration_status == 'migrating' and
+                volume.attach_status != fields.VolumeAttachStatus.ATTACHED)
 
     def _figures(self) -> dict[str, ty.Any]:
         progress = self._progress
@@ -276,8 +296,7 @@ def check_encryption(manager: ty.Any, context: ty.Any, volume: ty.Any,
             context, volume.volume_type_id, new_type_id):
         return
     stats = manager.driver.get_volume_stats() or {}
-    without = {'ceph'} | ({'iSCSI'} if openers.use_qemu(
-        manager.configuration) else set())
+    without = {'ceph'} | (set() if openers.has_open_iscsi() else {'iSCSI'})
     for type_id, protocol, host in (
             (volume.volume_type_id, stats.get('storage_protocol'),
              volume.host),

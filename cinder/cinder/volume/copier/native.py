@@ -13,13 +13,18 @@
 """Runs what takes its time where it does not hold up the service."""
 
 import collections.abc
+import functools
+import threading
 import typing as ty
+
+from oslo_config import cfg
 
 from cinder import utils
 from cinder.volume.copier import engine
 from cinder.volume.copier import qemu_copy
 from cinder.volume.copier import volume_file
 
+CONF = cfg.CONF
 _Result = ty.TypeVar('_Result')
 
 
@@ -43,4 +48,14 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
     """Call :func:`.engine.copy` there, or what does the same for less."""
     copier = (qemu_copy if qemu_copy.suits(source, destination, options)
               else engine)
-    return call(copier.copy, source, destination, length, options, progress)
+    with _turns():
+        return call(copier.copy, source, destination, length, options,
+                    progress)
+
+
+@functools.cache
+def _turns() -> threading.Semaphore:
+    """Leaves half of the threads to what else the backend's driver does."""
+    # The command of the service has this option, and no module.
+    threads = getattr(CONF, 'backend_native_threads_pool_size', 20)
+    return threading.Semaphore(max(1, threads // 2))

@@ -211,6 +211,9 @@ class NBDFile(volume_file.VolumeFile):
                         count, at, ended, flags),
                     done)
 
+    def idle(self) -> bool:
+        return not self._operations
+
     def drive(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while self._operations and not self._answers:

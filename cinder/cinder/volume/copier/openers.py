@@ -44,6 +44,7 @@ LOG = logging.getLogger(__name__)
 
 #: What the methods of a driver take.
 MODES = {'rb': False, 'r+b': True}
+_ROOTS_PATH = '/usr/local/sbin:/usr/sbin:/sbin'
 #: How much of a stream is read at a time; several objects of an RBD image,
 #: which its library reads at once.
 _READ_AHEAD = 16 << 20
@@ -69,6 +70,7 @@ def open_default(driver: ty.Any, context: ty.Any, volume: ty.Any, mode: str
     All that is undone when the file is closed.
     """
     write = writable(mode)
+    context = context.elevated()
     properties = connector_properties(driver.configuration)
     with contextlib.ExitStack() as undo:
         # In case it fails half-way, too.
@@ -113,7 +115,10 @@ def open_encrypted(manager: ty.Any, context: ty.Any, volume: ty.Any,
         if not isinstance(path, str):
             raise exception.DeviceUnavailable(path=None, reason=_(
                 'it has no device on this host, which encryption needs'))
-        return _undone_at_close(undo, open_path(path, writable(mode)))
+        file = open_path(path, writable(mode))
+        # dm-crypt was told just now how long it is.
+        file.size_is_current = True
+        return _undone_at_close(undo, file)
 
 
 def open_local(driver: ty.Any, volume: ty.Any, mode: str
@@ -122,6 +127,10 @@ def open_local(driver: ty.Any, volume: ty.Any, mode: str
 
     For a driver whose ``local_path`` is raw data, and whose volumes are here.
     """
+    group = getattr(driver, 'vg', None)
+    if group is not None:
+        # As an export would; a thin snapshot's own volume is not by itself.
+        group.activate_lv(volume.name)
     file = open_path(driver.local_path(volume), writable(mode))
     file.size_is_current = True
     return file
@@ -163,8 +172,14 @@ def connector_properties(settings: ty.Any) -> _Info:
 def use_qemu(settings: ty.Any) -> bool:
     """Whether iSCSI volumes are reached by QEMU's initiator."""
     return (settings.safe_get('volume_copy_iscsi_initiator') == 'qemu' or
-            shutil.which('iscsiadm') is None and
+            not has_open_iscsi() and
             shutil.which('qemu-storage-daemon') is not None)
+
+
+def has_open_iscsi() -> bool:
+    """Whether this host has open-iscsi, also where only root looks."""
+    path = os.environ.get('PATH', os.defpath)
+    return shutil.which('iscsiadm', path=f'{path}:{_ROOTS_PATH}') is not None
 
 
 def connect(info: _Info, properties: _Info, settings: ty.Any,
@@ -197,11 +212,10 @@ def _connect_rbd(data: _Info, settings: ty.Any, volume: ty.Any, write: bool
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise exception.InvalidInput(reason=_(
             'the connection_info of an RBD volume is malformed: %s') % error)
-    conf = _ceph_conf(volume, name)
     cluster = rbd_file.Cluster(
-        user, conf, name, timeout=_timeout(settings),
-        # A configuration knows more of the monitors than their addresses.
-        mon_host=None if conf else ','.join(map(':'.join, hosts)),
+        user, _ceph_conf(volume, name), name, timeout=_timeout(settings),
+        # Not those of the configuration: that may be another cluster's.
+        mon_host=','.join(map(':'.join, hosts)),
         key=_ceph_key(data.get('keyring')))
     return _open_image(cluster, pool, image, write)
 
@@ -294,9 +308,12 @@ def stream(driver: ty.Any, context: ty.Any, volume: ty.Any
     """
     file = driver.open_volume(context, volume, 'rb')
     try:
-        yield io.BufferedReader(check_file(file, driver), _READ_AHEAD)
+        opened = check_file(file, driver)
+        try:
+            yield io.BufferedReader(opened, _READ_AHEAD)
+        finally:
+            native.call(opened.release)
     finally:
-        native.call(file.release)
         driver.close_volume(context, file)
 
 

@@ -46,8 +46,9 @@ OPTS = [
                default=300, min=0,
                help='Seconds after which a copy fails if nothing was read or '
                     'written meanwhile. Also how long it takes to find out '
-                    'that a Ceph cluster or an iSCSI target is not there. 0 '
-                    'waits for ever.'),
+                    'that a Ceph cluster or an iSCSI target is not there. '
+                    'Devices of the host and files keep the time limits of '
+                    'the kernel. 0 waits for ever.'),
     cfg.BoolOpt('volume_copy_resume',
                 default=False,
                 help='Let a migration that the end of this service '

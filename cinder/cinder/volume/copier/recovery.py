@@ -24,6 +24,7 @@ then does the migrated one stop looking interrupted.
 """
 
 import datetime
+import errno
 import time
 import typing as ty
 
@@ -428,7 +429,12 @@ class Recovery:
                                        targets[0], 'dest', offset)
             self._manager.driver.after_volume_copy(
                 self._context, volume, targets[0], remote='dest')
-        except Exception:
+        except Exception as error:
+            if (getattr(error, 'errno', None) == errno.EBUSY and
+                    not self._is_last_attempt):
+                # Ceph takes half a minute to miss the service before.
+                self._may_resume = True
+                raise
             LOG.exception('The copy of volume %s cannot go on.', volume.id)
             return False
         self._complete(volume, targets[0])

@@ -33,6 +33,7 @@ import contextlib
 import dataclasses
 import enum
 import errno
+import functools
 import io
 import os
 import typing as ty
@@ -134,7 +135,7 @@ class VolumeFile(io.RawIOBase):
         self._writable = writable
         self._position = 0
         self._released = False
-        self._exits = contextlib.ExitStack()
+        self._exits: list[collections.abc.Callable[[], ty.Any]] = []
 
     # What a subclass gives
 
@@ -214,6 +215,10 @@ class VolumeFile(io.RawIOBase):
 
         Only of use if :attr:`driven`; returns as soon as something ended.
         """
+
+    def idle(self) -> bool:
+        """Whether nothing is in flight that :meth:`drive` would let go on."""
+        return True
 
     def _now(self, done: Done, action: str, offset: int, length: int,
              function: collections.abc.Callable[..., ty.Any],
@@ -412,7 +417,9 @@ class VolumeFile(io.RawIOBase):
         """Flush, and release everything even if that fails."""
         if self.closed:
             return
-        with self._exits:
+        with contextlib.ExitStack() as stack:
+            for function in reversed(self._exits):
+                stack.callback(function)
             try:
                 self.release()
             finally:
@@ -422,6 +429,7 @@ class VolumeFile(io.RawIOBase):
                  *args: ty.Any) -> None:
         """Call `function` when this is closed, whatever fails before it.
 
-        The last one given is called first.
+        The first one given is called first: what was opened last, and
+        nearest to the file, is given first.
         """
-        self._exits.callback(function, *args)
+        self._exits.append(functools.partial(function, *args))

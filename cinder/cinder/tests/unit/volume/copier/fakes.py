@@ -132,6 +132,9 @@ class FaultyFile(MemoryFile):
         self._waiting.append(
             lambda: super(FaultyFile, self)._now(done, *args))
 
+    def idle(self) -> bool:
+        return not self._waiting
+
     def drive(self, timeout: float) -> None:
         # Some end while nobody waits.
         if self._waiting and (timeout or not self._order.randrange(3)):

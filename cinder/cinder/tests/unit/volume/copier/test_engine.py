@@ -274,6 +274,25 @@ class CopyTestCase(test.TestCase):
         self.assertAlmostEqual(4, paused[-1], 0)
 
 
+class WaitingTestCase(test.TestCase):
+
+    class Driven(fakes.MemoryFile):
+        """Has nothing in flight, so that driving it ends at once."""
+
+        driven = True
+        drives = 0
+
+        def drive(self, timeout):
+            self.drives += 1
+
+    def test_a_limited_copy_does_not_spin(self):
+        source = self.Driven(bytes(4 * 4096))
+        engine.copy(source, fakes.MemoryFile(bytes(4 * 4096)), 4 * 4096,
+                    engine.Options(block=4096,
+                                   limiter=limits.Limiter(8 * 4096)))
+        self.assertLess(source.drives, 50)
+
+
 class RunsTestCase(test.TestCase):
 
     def test_runs(self):

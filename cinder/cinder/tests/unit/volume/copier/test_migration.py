@@ -247,7 +247,9 @@ class OpenersTestCase(Base):
             openers.connect(self.rbd_info(), {}, self.driver.configuration,
                             mock.Mock(host='a@b#c'), False)
         cluster = opened.call_args.args[0]
-        self.assertEqual(('/b', None), (cluster.conffile, cluster.mon_host))
+        # Its monitors are not those of the file if it is another cluster's.
+        self.assertEqual(('/b', '[::1]:6789,10.0.0.1:6790'),
+                         (cluster.conffile, cluster.mon_host))
 
     @ddt.data({'hosts': ['a']}, {'name': None}, {'ports': None})
     def test_a_malformed_rbd_connection(self, data):
@@ -275,10 +277,81 @@ class OpenersTestCase(Base):
     @ddt.unpack
     def test_which_initiator(self, programs, setting, expected):
         self.driver.settings['volume_copy_iscsi_initiator'] = setting
-        self.patch('shutil.which',
-                   lambda name: name if name in programs else None)
+        self.patch('shutil.which', lambda name, path=None:
+                   name if name in programs else None)
         self.assertEqual(expected,
                          openers.use_qemu(self.driver.configuration))
+
+    def test_open_iscsi_where_only_root_looks(self):
+        for folder, program in (('bin', 'qemu-storage-daemon'),
+                                ('sbin', 'iscsiadm')):
+            os.mkdir(os.path.join(self.folder, folder))
+            path = os.path.join(self.folder, folder, program)
+            with open(path, 'w'):
+                os.chmod(path, 0o700)
+        self.patch('cinder.volume.copier.openers._ROOTS_PATH',
+                   os.path.join(self.folder, 'sbin'))
+        with mock.patch.dict(os.environ,
+                             PATH=os.path.join(self.folder, 'bin')):
+            self.assertFalse(openers.use_qemu(self.driver.configuration))
+
+    def note_disconnections(self):
+        disconnect = self.connector.disconnect_volume
+
+        def noted(*args, **kwargs):
+            self.log.append('disconnect')
+            disconnect(*args, **kwargs)
+        self.connector.disconnect_volume = noted
+
+    def test_is_disconnected_before_it_is_unmapped(self):
+        self.note_disconnections()
+        self.driver.open_volume(self.context, self.volume(b'x')).close()
+        self.assertEqual(['disconnect', 'terminate', 'unexport'],
+                         self.log[-3:])
+
+    def test_a_remote_one_is_disconnected_before_it_is_unmapped(self):
+        self.note_disconnections()
+        rpcapi = mock.Mock()
+        rpcapi.initialize_connection.side_effect = (
+            lambda context, volume, properties:
+            self.driver.initialize_connection(volume, properties))
+        rpcapi.terminate_connection.side_effect = (
+            lambda *args, **kwargs: self.log.append('terminate'))
+        rpcapi.remove_export.side_effect = (
+            lambda *args, **kwargs: self.log.append('unexport'))
+        openers.open_remote(self.driver, self.context, self.volume(b'x'),
+                            'r+b', rpcapi).close()
+        self.assertEqual(['disconnect', 'terminate', 'unexport'],
+                         self.log[-3:])
+
+    def test_an_export_is_made_by_an_administrator(self):
+        seen = []
+        self.driver.create_export = (
+            lambda context, volume, connector: seen.append(context.is_admin))
+        user = context.RequestContext('user', 'project', is_admin=False)
+        self.driver.open_volume(user, self.volume(
+            b'x', project_id='project')).close()
+        self.assertEqual([True], seen)
+
+    def test_an_inactive_logical_volume_is_activated(self):
+        volume = self.volume(b'x')
+        path = self.driver.path(volume)
+        os.rename(path, path + '.inactive')
+        here = mock.Mock(spec=lvm.LVMVolumeDriver)
+        here.vg = mock.Mock()
+        here.vg.activate_lv.side_effect = (
+            lambda name: os.rename(path + '.inactive', path))
+        here.local_path.side_effect = self.driver.path
+        with lvm.LVMVolumeDriver.open_volume(here, self.context, volume,
+                                             'rb') as file:
+            self.assertEqual(b'x', file.read(1))
+
+    def test_a_stream_of_what_is_no_file(self):
+        odd = mock.Mock()
+        odd.open_volume.return_value = object()
+        self.assertRaises(exception.VolumeBackendAPIException,
+                          openers.stream(odd, None, None).__enter__)
+        odd.close_volume.assert_called_once()
 
 
 @ddt.ddt
@@ -398,6 +471,61 @@ class CopyVolumeDataTestCase(Base):
                                                      self.destination)
         self.assertEqual([], self.connector.connected)
 
+    def encrypted(self, size):
+        """Let the source's plain text have a size."""
+        self.patch('cinder.volume.volume_types.'
+                   'volume_types_encryption_changed', return_value=True)
+        self.patch('cinder.volume.volume_types.is_encrypted',
+                   lambda context, type_id: type_id == fake.VOLUME_TYPE_ID)
+        self.source = self.volume(volume_type_id=fake.VOLUME_TYPE_ID)
+        self.manager._attach_volume.return_value = {'device': {
+            'path': self.driver.path(self.volume(b'plain', size=size))}}
+
+    def test_plain_text_is_shorter_by_its_header(self):
+        self.encrypted(GIB - (2 << 20))
+        with open(self.driver.path(self.destination), 'r+b') as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b'x')
+        self.copy()
+        self.assertEqual(b'plain\0', self.head(self.destination, 6))
+        with open(self.driver.path(self.destination), 'rb') as file:
+            file.seek(-1, os.SEEK_END)
+            self.assertEqual(b'\0', file.read())
+
+    def local(self, *sizes):
+        """Let both be local, as LVM's are, and of a size."""
+        here = mock.Mock(spec=lvm.LVMVolumeDriver)
+        here.local_path.side_effect = self.driver.path
+        self.driver.open_volume = (
+            lambda context, volume, mode:
+            lvm.LVMVolumeDriver.open_volume(here, context, volume, mode))
+        for volume, size in zip((self.source, self.destination), sizes):
+            os.truncate(self.driver.path(volume), size)
+
+    def test_both_with_a_fraction_of_a_gib(self):
+        self.local(3 << 20, 3 << 20)
+        self.copy()
+        self.assertEqual(b'the source\0\0\0', self.head(self.destination, 13))
+
+    def test_whole_gibs_are_missing(self):
+        self.source.update({'size': 3})
+        self.destination.update({'size': 3})
+        self.local(GIB, 3 * GIB)
+        self.assertRaises(engine.CopyError, self.copy)
+
+    def test_a_reset_just_before_the_end(self):
+        self.source.update({'migration_status': 'migrating'})
+        self.source.save()
+        copy = engine.copy
+
+        def reset_and_copy(*args):
+            other = type(self.source).get_by_id(self.context, self.source.id)
+            other.migration_status = None
+            other.save()
+            return copy(*args)
+        self.patch('cinder.volume.copier.engine.copy', reset_and_copy)
+        self.assertRaises(engine.Cancelled, self.copy)
+
     def test_a_close_that_takes_its_time_does_not_hold_up_the_service(self):
         threads = []
         close = local_file.LocalFile._close
@@ -472,6 +600,24 @@ class WatchTestCase(Base):
         json.dumps(told)
         self.assertFalse(self.watch.is_cancelled())
 
+    def test_a_users_own_retype(self):
+        watch = migration._Watch(
+            context.RequestContext('user', 'project', is_admin=False),
+            self.source, self.destination, self.progress)
+        watch.checkpoint(40)
+        watch._look()
+        self.notify.assert_called_once()
+        self.destination.refresh()
+        self.assertEqual('40', self.destination.admin_metadata[
+            migration.CHECKPOINT_KEY])
+
+    def test_is_cancelled_when_the_volume_is_attached(self):
+        other = type(self.source).get_by_id(self.context, self.source.id)
+        other.attach_status = 'attached'
+        other.save()
+        self.watch._look()
+        self.assertTrue(self.watch.is_cancelled())
+
     def test_saves_what_was_flushed(self):
         self.watch.checkpoint(40)
         self.watch._look()
@@ -516,8 +662,8 @@ class CheckEncryptionTestCase(Base):
                    'volume_types_encryption_changed', return_value=True)
         self.patch('cinder.volume.volume_types.is_encrypted',
                    lambda context, type_id: type_id == encrypted)
-        self.patch('cinder.volume.copier.openers.use_qemu',
-                   return_value=False)
+        self.patch('cinder.volume.copier.openers.has_open_iscsi',
+                   return_value=True)
         manager = mock.Mock()
         manager.driver.get_volume_stats.return_value = {
             'storage_protocol': here}

@@ -11,6 +11,8 @@
 #    under the License.
 
 import datetime
+import errno
+import itertools
 import os
 import tempfile
 from unittest import mock
@@ -257,13 +259,15 @@ class KillTestCase(Base):
                 'update_migrated_volume' in steps[at - 3:at - 1] and
                 os.path.exists(path) else ())
 
-    @ddt.data('available', 'locked, rename', 'retype, late', 'in-use',
-              'in-use, retype, rename')
-    def test_each_step(self, scenario):
+    @ddt.data(*itertools.product(
+        ('available', 'locked, rename', 'retype, late', 'in-use',
+         'in-use, retype, rename'), range(2)))
+    @ddt.unpack
+    def test_each_step(self, scenario, part):
         self.set_up(scenario)
         steps = self.steps()
         unsound = []
-        for at, step in enumerate(steps, 1):
+        for at, step in itertools.islice(enumerate(steps, 1), part, None, 2):
             volume = self.begin_and_kill(at)
             self.restart()
             try:
@@ -273,11 +277,13 @@ class KillTestCase(Base):
             self.clean_up()
         self.assertEqual([], unsound)
 
-    @ddt.data('available', 'in-use, retype')
-    def test_each_step_of_the_recovery(self, scenario):
+    # In parts, each of which is quick enough for a slow machine.
+    @ddt.data(*itertools.product(('available', 'in-use, retype'), range(4)))
+    @ddt.unpack
+    def test_each_step_of_the_recovery(self, scenario, part):
         self.set_up(scenario)
         unsound = []
-        for first in range(3, len(self.steps()), 9):
+        for first in range(3 + 9 * part, len(self.steps()), 9 * 4):
             killed, second = True, 0
             while killed:
                 second += 1
@@ -675,6 +681,22 @@ class ResumeTestCase(Base):
         self.assert_sound(volume.id)
         volume.refresh()
         self.assertEqual('error', volume.migration_status)
+
+    def test_while_ceph_misses_the_service_before(self):
+        volume = self.half_copied()
+        copy = migration.copy_volume_data
+        busy = [OSError(errno.EBUSY, 'in use')] * 2
+
+        def copy_when_free(*args):
+            if busy:
+                raise busy.pop()
+            copy(*args)
+        self.mock_object(migration, 'copy_volume_data', copy_when_free)
+        self.restart()
+        volume.refresh()
+        self.assertEqual(('available', 'success', THERE + POOL),
+                         (volume.status, volume.migration_status,
+                          volume.host))
 
     def test_without_a_checkpoint(self):
         self.assert_undone(self.half_copied(checkpoint=0))
