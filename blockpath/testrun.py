@@ -54,8 +54,9 @@ FUNCTIONAL = (r'nova\.tests\.functional\.(?:(?:libvirt\.|compute\.)?'
               r'test_(?:numa_)?(?:live_migration|evacuate|multiattach|'
               r'boot_from_volume)\.|regressions\..*live_migrat)')
 #: Of Cinder's unit tests those about volumes, and of the drivers of vendors
-#: those that the series changes.
-CINDER = (r'cinder\.tests\.unit\.(?:message|targets|volume\.(?!drivers\.)|'
+#: those that the series changes. The copier's are among the new tests.
+CINDER = (r'cinder\.tests\.unit\.(?:message|targets|'
+          r'volume\.(?!drivers\.|copier\.)|'
           r'volume\.drivers\.test_(?:lvm|rbd|nfs)|'
           r'test_(?:cleanable|image_utils|interface|volume))')
 #: As upstream's tox.ini sets them; C.UTF-8 is on every machine. Upstream runs
