@@ -220,6 +220,19 @@ class ISCSITest(testtools.TestCase):
         volume.close()
         self.assertIn((LOGOUT, 0), tap.asked())
 
+    def test_flushes_what_others_have_written(self) -> None:
+        tap = self.useFixture(Tap(self.tgtd.portals[0]))
+        volume = self._open(target_portal=tap.portal)
+        content = os.urandom(SIZE)
+        self.tgtd.disk.write_bytes(content)
+        tap.asked()
+        volume.flush()
+        self.assertEqual([], tap.asked())
+        volume.written_past()
+        volume.flush()
+        self.assertIn((COMMAND, SYNCHRONIZE_CACHE), tap.asked())
+        self.assertEqual(content, self.tgtd.disk.read_bytes())
+
     def test_logs_in_by_the_name(self) -> None:
         self._open()
         self.assertEqual([INITIATOR], self.tgtd.sessions())

@@ -126,7 +126,7 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
     """
     check_sizes(source, destination, length)
     progress = progress or Progress()
-    progress.length = length
+    progress.length, progress.written = length, 0
     transfer = _Transfer(source, destination, length, options, progress)
     transfer.run()
     source.check()
@@ -278,6 +278,10 @@ class _Pipeline:
         if self._error:
             self._settle()
 
+    def _keep_to_limit(self, length: int) -> None:
+        if self._options.limiter:
+            self._pause(self._options.limiter.reserve(length))
+
     def _pause(self, seconds: float) -> None:
         """Go on with what is in flight for a while."""
         until = time.monotonic() + seconds
@@ -303,7 +307,6 @@ class _Transfer(_Pipeline):
         #: offset -> length and digest, of what is to be read back
         self.digests: dict[int, tuple[int, bytes]] = {}
         self._is_zero = False
-        self._written = 0
 
     def run(self) -> None:
         start = self._options.start
@@ -346,8 +349,7 @@ class _Transfer(_Pipeline):
             self._advance()
 
     def _read(self, block: _Block) -> None:
-        if self._options.limiter:
-            self._pause(self._options.limiter.reserve(block.length))
+        self._keep_to_limit(block.length)
         self._begin(self._write, block, self._source.start_read, block.offset,
                     block.length)
 
@@ -361,8 +363,8 @@ class _Transfer(_Pipeline):
                 continue
             whole = end - begin == len(data)
             part = data if whole else memoryview(data)[begin:end]
-            self._written += end - begin
-            self._progress.written = self._written
+            self._progress.written = (self._progress.written or 0) + (
+                end - begin)
             self._begin(self._end, block, self._destination.start_write,
                         block.offset + begin, part)
 
@@ -459,6 +461,7 @@ class _Verification(_Pipeline):
             for at in range(offset, offset + length, self._options.block):
                 size = min(self._options.block, offset + length - at)
                 self._room(depth)
+                self._keep_to_limit(size)
                 self._begin(self._compare(digest), _Block(at, size),
                             self._destination.start_read, at, size)
         self._settle()

@@ -66,9 +66,9 @@ def copy_volume_data(manager: ty.Any, context: ty.Any, source: ty.Any,
     encrypt = volume_types.volume_types_encryption_changed(
         context, source.volume_type_id, destination.volume_type_id)
     # A close that fails is a copy that failed: close flushes.
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
         files = [
-            opened.enter_context(_opened(
+            stack.enter_context(opened(
                 manager, context, volume, mode, remote in (role, 'both'),
                 encrypt))
             for volume, mode, role in ((destination, 'r+b', 'dest'),
@@ -81,9 +81,14 @@ def copy_volume_data(manager: ty.Any, context: ty.Any, source: ty.Any,
 
 
 @contextlib.contextmanager
-def _opened(manager: ty.Any, context: ty.Any, volume: ty.Any, mode: str,
-            remote: bool, encrypt: bool
-            ) -> collections.abc.Iterator[volume_file.VolumeFile]:
+def opened(manager: ty.Any, context: ty.Any, volume: ty.Any, mode: str,
+           remote: bool, encrypt: bool
+           ) -> collections.abc.Iterator[volume_file.VolumeFile]:
+    """A volume that is open, and undone in every way afterwards.
+
+    :param remote: it belongs to another service
+    :param encrypt: open the plain text, if it is encrypted
+    """
     with _open(manager, context, volume, mode, remote, encrypt) as file:
         try:
             yield file

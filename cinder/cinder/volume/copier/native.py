@@ -18,6 +18,7 @@ import threading
 import typing as ty
 
 from oslo_config import cfg
+from oslo_log import log as logging
 
 from cinder import utils
 from cinder.volume.copier import engine
@@ -25,6 +26,9 @@ from cinder.volume.copier import qemu_copy
 from cinder.volume.copier import volume_file
 
 CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+#: The least that backend_native_threads_pool_size may be.
+_THREADS = 20
 _Result = ty.TypeVar('_Result')
 
 
@@ -46,16 +50,22 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
          length: int, options: engine.Options = engine.Options(),
          progress: engine.Progress | None = None) -> engine.Progress:
     """Call :func:`.engine.copy` there, or what does the same for less."""
-    copier = (qemu_copy if qemu_copy.suits(source, destination, options)
-              else engine)
+    arguments = source, destination, length, options, (
+        progress or engine.Progress())
     with _turns():
-        return call(copier.copy, source, destination, length, options,
-                    progress)
+        if qemu_copy.suits(source, destination, options):
+            try:
+                return call(qemu_copy.copy, *arguments)
+            except qemu_copy.Unable as error:
+                # What it may have written is what is written now.
+                LOG.warning('%s; copying without qemu-img.', error)
+        return call(engine.copy, *arguments)
 
 
 @functools.cache
 def _turns() -> threading.Semaphore:
     """Leaves half of the threads to what else the backend's driver does."""
-    # The command of the service has this option, and no module.
-    threads = getattr(CONF, 'backend_native_threads_pool_size', 20)
-    return threading.Semaphore(max(1, threads // 2))
+    # Not there in tests and tools, which have no volume manager.
+    threads = getattr(getattr(CONF, 'backend_defaults', None),
+                      'backend_native_threads_pool_size', _THREADS)
+    return threading.Semaphore(threads // 2)

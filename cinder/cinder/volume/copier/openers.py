@@ -188,10 +188,10 @@ def connect(info: _Info, properties: _Info, settings: ty.Any,
 
     :param properties: the connector that it was made for
     :param settings: the configuration of the backend that copies
-    :raises: OSError or CinderException
+    :raises: InvalidInput naming the key; OSError or CinderException
     """
-    protocol = info['driver_volume_type'].lower()
-    data = info['data']
+    protocol = _value(info, 'driver_volume_type', str).lower()
+    data = _value(info, 'data', dict)
     data['enforce_multipath'] = properties.get('enforce_multipath', False)
     if protocol == 'rbd':
         return _connect_rbd(data, settings, volume, write)
@@ -204,20 +204,51 @@ def connect(info: _Info, properties: _Info, settings: ty.Any,
 
 def _connect_rbd(data: _Info, settings: ty.Any, volume: ty.Any, write: bool
                  ) -> volume_file.VolumeFile:
-    try:
-        pool, __, image = data['name'].rpartition('/')
-        hosts = [(host, port) for host, port in zip(
-            data['hosts'], data['ports'], strict=True)]
-        user, name = data['auth_username'], data['cluster_name']
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise exception.InvalidInput(reason=_(
-            'the connection_info of an RBD volume is malformed: %s') % error)
+    pool, __, image = _value(data, 'name', str).rpartition('/')
+    if not (pool and image):
+        _refuse('name', _('%r is not POOL/IMAGE') % data['name'])
+    name = _value(data, 'cluster_name', str)
     cluster = rbd_file.Cluster(
-        user, _ceph_conf(volume, name), name, timeout=_timeout(settings),
-        # Not those of the configuration: that may be another cluster's.
-        mon_host=','.join(map(':'.join, hosts)),
-        key=_ceph_key(data.get('keyring')))
+        _value(data, 'auth_username', str, None), _ceph_conf(volume, name),
+        name, timeout=_timeout(settings), mon_host=_monitors(data),
+        key=_ceph_key(_value(data, 'keyring', str, None)))
     return _open_image(cluster, pool, image, write)
+
+
+def _monitors(data: _Info) -> str:
+    """Not those of a configuration: that may be another cluster's."""
+    hosts, ports = (_value(data, key, list) for key in ('hosts', 'ports'))
+    if not hosts:
+        _refuse('hosts', _('there is none'))
+    if len(hosts) != len(ports):
+        _refuse('ports', _('%(ports)d ports for %(hosts)d hosts') % {
+            'ports': len(ports), 'hosts': len(hosts)})
+    for key, values in (('hosts', hosts), ('ports', ports)):
+        for value in values:
+            if (not isinstance(value, str | int) or
+                    not re.fullmatch(r'[][A-Za-z0-9.:_-]+', str(value))):
+                _refuse(key, _('%r is none') % (value,))
+    return ','.join(f'{host}:{port}' for host, port in zip(hosts, ports))
+
+
+_NEEDED = object()
+
+
+def _value(info: _Info, key: str, kind: type, default: ty.Any = _NEEDED
+           ) -> ty.Any:
+    """What another service says, if it is of the right kind."""
+    value = info.get(key)
+    if value is None and default is not _NEEDED:
+        return default
+    if not isinstance(value, kind):
+        _refuse(key, _('not of type %s') % kind.__name__)
+    return value
+
+
+def _refuse(key: str, reason: str) -> ty.NoReturn:
+    raise exception.InvalidInput(reason=_(
+        '%(key)s of the connection_info: %(reason)s') % {
+            'key': key, 'reason': reason})
 
 
 def _open_image(cluster: rbd_file.Cluster, pool: str, image: str, write: bool

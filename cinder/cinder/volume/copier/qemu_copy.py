@@ -39,6 +39,10 @@ _TICK = 0.2
 _PERCENT = re.compile(r'\((\d+\.\d+)/100%\)')
 
 
+class Unable(engine.CopyError):
+    """QEMU did not begin; another may try."""
+
+
 def suits(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
           options: engine.Options) -> bool:
     """Whether QEMU should make this copy."""
@@ -56,7 +60,8 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
 
     How many of them are written, and how many left out, is not known.
 
-    :raises: CopyError or an OSError (:class:`volume_file.VolumeIOError`)
+    :raises: Unable; CopyError or an OSError
+        (:class:`volume_file.VolumeIOError`)
     """
     engine.check_sizes(source, destination, length)
     progress = progress or engine.Progress()
@@ -68,12 +73,13 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
     try:
         child = _Convert(_PROGRAM, name, secrets, arguments)
     except qemu_child.Failed as error:
-        raise engine.CopyError(str(error))
+        raise Unable(str(error))
     try:
         _await(child, length, options, progress)
     finally:
         child.kill()
     source.check()
+    destination.written_past()
     destination.flush()
     progress.done = length
     return progress
@@ -132,7 +138,7 @@ def _await(child: _Convert, length: int, options: engine.Options,
            progress: engine.Progress) -> None:
     """Wait until it ends.
 
-    :raises: CopyError
+    :raises: CopyError; Unable if it ended before it told that it copies
     """
     clock: _queue.SimpleQueue = _queue.SimpleQueue()
     percent, moved, last = 0.0, 0, time.monotonic()
@@ -153,6 +159,7 @@ def _await(child: _Convert, length: int, options: engine.Options,
         except _queue.Empty:
             pass
     if child.process.returncode:
-        raise engine.CopyError(_('copying %(name)s failed: %(reason)s') % {
+        failure = engine.CopyError if child.percent() else Unable
+        raise failure(_('copying %(name)s failed: %(reason)s') % {
             'name': child.name,
             'reason': child.reason() or child.process.returncode})

@@ -518,8 +518,8 @@ class Recovery:
         :returns: whether it can be read
         """
         try:
-            with migration._opened(self._manager, self._context, volume, 'rb',
-                                   remote, encrypt):
+            with migration.opened(self._manager, self._context, volume, 'rb',
+                                  remote, encrypt):
                 return True
         except Exception as error:
             LOG.warning('Volume %(id)s of %(host)s cannot be opened: '

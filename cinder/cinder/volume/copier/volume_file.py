@@ -174,6 +174,9 @@ class VolumeFile(io.RawIOBase):
             raise VolumeEndError(errno.EIO, 'read', self.name, 0, self._size,
                                  _('only %d bytes are left of it') % size)
 
+    def written_past(self) -> None:
+        """Hear that others have written to it, which a flush is to keep."""
+
     def forget(self) -> None:
         """Let go of what is cached, so that a read asks the storage."""
 

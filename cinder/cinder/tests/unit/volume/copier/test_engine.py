@@ -11,6 +11,7 @@
 #    under the License.
 
 import os
+import time
 
 from cinder.tests.unit import test
 from cinder.tests.unit.volume.copier import fakes
@@ -254,6 +255,84 @@ class CopyTestCase(test.TestCase):
         progress = self.copy(source, fakes.MemoryFile(self.old),
                              verify=engine.Verify.FULL)
         self.assertEqual(len(data), progress.verified)
+
+    def test_verification_asks_the_storage(self):
+        class Cached(fakes.MemoryFile):
+            """What is written goes wrong, and shows once it is forgotten."""
+
+            def _write_at(self, offset, data):
+                self.cache = bytes(data)
+                return super()._write_at(offset, bytes(len(data)))
+
+            def _read_at(self, offset, length):
+                return self.cache or super()._read_at(offset, length)
+
+            def forget(self):
+                self.cache = b''
+
+        for verify in (engine.Verify.SAMPLED, engine.Verify.FULL):
+            self.assertRaises(
+                engine.CopyError, self.copy, fakes.MemoryFile(b'x' * 100),
+                Cached(bytes(100)), verify=verify)
+
+    def test_a_verification_that_fails_leaves_nothing_in_flight(self):
+        destination = fakes.FaultyFile(self.old, lambda among: 'none',
+                                       in_flight=4)
+        start_read = destination.start_read
+
+        def wrong(offset, length, done):
+            start_read(offset, length, lambda error, data: done(
+                error, bytes(length) if not offset else data))
+        destination.start_read = wrong
+        self.assertRaises(engine.CopyError, self.copy,
+                          fakes.MemoryFile(self.data), destination,
+                          verify=engine.Verify.FULL, in_flight=4)
+        self.assertTrue(destination.idle())
+
+    def test_the_first_error_is_told(self):
+        class Failing(fakes.FaultyFile):
+
+            def start_read(self, offset, length, done):
+                super().start_read(offset, length, lambda error, data: done(
+                    OSError(offset, 'number'), None))
+
+        order = []
+        source = Failing(self.data, lambda among: 'none', in_flight=3)
+        now = source._now
+
+        def noted(done, action, offset, *args):
+            now(lambda *end: (order.append(offset), done(*end)), action,
+                offset, *args)
+        source._now = noted
+        error = self.assertRaises(OSError, self.copy, source,
+                                  fakes.MemoryFile(self.old), in_flight=3)
+        self.assertLess(1, len(order))
+        self.assertEqual(order[0], error.errno)
+
+    def test_a_pause_for_the_limit_is_no_stall(self):
+        self.copy(fakes.MemoryFile(bytes(3 * 4096)),
+                  fakes.MemoryFile(bytes(3 * 4096)), block=4096, stall=0.2,
+                  limiter=limits.Limiter(2 * 4096))
+
+    def test_a_pause_for_the_limit_can_be_cancelled(self):
+        began = time.monotonic()
+        self.assertRaises(
+            engine.Cancelled, self.copy, fakes.MemoryFile(bytes(3 * 4096)),
+            fakes.MemoryFile(bytes(3 * 4096)), block=4096,
+            limiter=limits.Limiter(100),
+            cancelled=lambda: time.monotonic() - began > 0.2)
+        self.assertLess(time.monotonic() - began, 5)
+
+    def test_verification_keeps_to_the_limit(self):
+        taken = []
+        limiter = limits.Limiter(1 << 40)
+        reserve = limiter.reserve
+        limiter.reserve = lambda length: taken.append(length) or reserve(
+            length)
+        self.copy(fakes.MemoryFile(b'x' * 4 * BLOCK),
+                  fakes.MemoryFile(bytes(4 * BLOCK)), limiter=limiter,
+                  verify=engine.Verify.FULL)
+        self.assertEqual([BLOCK] * 8, taken)
 
     def test_limit(self):
         limiter = limits.Limiter(1000)

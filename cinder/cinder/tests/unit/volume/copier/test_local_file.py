@@ -114,6 +114,17 @@ class LocalFileTestCase(test.TestCase):
         self.assertEqual(b'x' * 10 + bytes(1000) + b'x' * (MIB - 1010),
                          self.content(path))
 
+    def test_zeroes_of_parts_of_sectors(self):
+        """What a block device refuses in the middle of one."""
+        path = self.make(MIB, (0, b'x' * MIB))
+        opened = self.open(path, writable=True)
+        self.patch('cinder.volume.copier.local_file._fallocate',
+                   side_effect=OSError(errno.EINVAL, 'no whole sectors'))
+        opened.write_zeroes(10, 1000)
+        opened.discard(0, 5)
+        self.assertEqual(b'x' * 10 + bytes(1000) + b'x' * (MIB - 1010),
+                         self.content(path))
+
     def test_a_failure_to_zero_is_one(self):
         opened = self.open(self.make(MIB), writable=True)
         self.patch('cinder.volume.copier.local_file._fallocate',

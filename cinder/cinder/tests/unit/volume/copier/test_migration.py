@@ -251,12 +251,33 @@ class OpenersTestCase(Base):
         self.assertEqual(('/b', '[::1]:6789,10.0.0.1:6790'),
                          (cluster.conffile, cluster.mon_host))
 
-    @ddt.data({'hosts': ['a']}, {'name': None}, {'ports': None})
-    def test_a_malformed_rbd_connection(self, data):
-        self.assertRaises(exception.InvalidInput, openers.connect,
-                          self.rbd_info(**data), {},
-                          self.driver.configuration, mock.Mock(host='a@b#c'),
-                          False)
+    @ddt.data(('ports', {'hosts': ['a']}), ('name', {'name': None}),
+              ('name', {'name': 'no-pool'}), ('name', {'name': 'pool/'}),
+              ('ports', {'ports': None}), ('hosts', {'hosts': 'abc'}),
+              ('hosts', {'hosts': [], 'ports': []}),
+              ('hosts', {'hosts': [None, 'a']}),
+              ('ports', {'ports': ['1', '2 3']}),
+              ('cluster_name', {'cluster_name': None}),
+              ('auth_username', {'auth_username': 7}),
+              ('keyring', {'keyring': ['key']}))
+    @ddt.unpack
+    def test_a_malformed_rbd_connection(self, key, data):
+        self.assert_names(key, self.rbd_info(**data))
+
+    @ddt.data(('driver_volume_type', {'data': {}}),
+              ('driver_volume_type', {'driver_volume_type': None,
+                                      'data': {}}),
+              ('data', {'driver_volume_type': 'rbd'}),
+              ('data', {'driver_volume_type': 'iscsi', 'data': 'text'}))
+    @ddt.unpack
+    def test_a_malformed_connection(self, key, info):
+        self.assert_names(key, info)
+
+    def assert_names(self, key, info):
+        error = self.assertRaises(
+            exception.InvalidInput, openers.connect, info, {},
+            self.driver.configuration, mock.Mock(host='a@b#c'), False)
+        self.assertIn(f': {key} of the connection_info', str(error))
 
     def test_iscsi_without_a_device(self):
         self.driver.settings['volume_copy_iscsi_initiator'] = 'qemu'
@@ -268,7 +289,28 @@ class OpenersTestCase(Base):
             openers.connect(info, properties, self.driver.configuration,
                             mock.Mock(), True)
         opened.assert_called_once_with(info['data'], properties['initiator'],
-                                       True, mock.ANY)
+                                       True, 24 * 3600)
+
+    def test_iscsi_keeps_to_the_time_limit(self):
+        self.driver.settings.update(volume_copy_iscsi_initiator='qemu',
+                                    volume_copy_timeout=7)
+        with mock.patch.object(qemu_export, 'open_iscsi') as opened:
+            openers.connect({'driver_volume_type': 'iscsi', 'data': {}}, {},
+                            self.driver.configuration, mock.Mock(), True)
+        self.assertEqual(7, opened.call_args.args[-1])
+
+    @ddt.data(({'enforce_multipath': True}, True), ({}, False))
+    @ddt.unpack
+    def test_whether_multipath_is_enforced_reaches_os_brick(self, properties,
+                                                            expected):
+        volume, seen = self.volume(b'x'), []
+        connect = self.connector.connect_volume
+        self.connector.connect_volume = lambda data: (
+            seen.append(data['enforce_multipath']), connect(data))[1]
+        openers.connect({'driver_volume_type': 'local', 'data': {
+            'path': self.driver.path(volume)}}, properties,
+            self.driver.configuration, volume, False).close()
+        self.assertEqual([expected], seen)
 
     @ddt.data(({'iscsiadm', 'qemu-storage-daemon'}, None, False),
               ({'qemu-storage-daemon'}, None, True),
@@ -502,6 +544,33 @@ class CopyVolumeDataTestCase(Base):
         for volume, size in zip((self.source, self.destination), sizes):
             os.truncate(self.driver.path(volume), size)
 
+    def test_what_is_zeroed_beyond_the_source_is_flushed(self):
+        self.encrypted(GIB - (2 << 20))
+        calls = []
+        zero, flush = (local_file.LocalFile._zero_at,
+                       local_file.LocalFile._flush)
+        self.mock_object(local_file.LocalFile, '_zero_at', lambda *args: (
+            calls.append('zero'), zero(*args)))
+        self.mock_object(local_file.LocalFile, '_flush', lambda file: (
+            calls.append('flush'), flush(file)))
+        # Closing it flushes as well, but without anybody being told.
+        self.mock_object(local_file.LocalFile, 'release')
+        self.copy()
+        self.assertEqual('flush', calls[-1])
+
+    @ddt.data(None, {}, {'sparse_copy_volume': False})
+    def test_what_the_destination_says_itself_counts(self, told):
+        """A new one that reads as zeros is not written with them."""
+        self.capabilities.return_value = told
+        path = self.driver.path(self.destination)
+        zeroed = []
+        self.mock_object(local_file.LocalFile, '_zero_at',
+                         lambda *args: zeroed.append(args))
+        os.truncate(path, 0)
+        os.truncate(path, GIB)
+        self.copy()
+        self.assertEqual([], zeroed)
+
     def test_both_with_a_fraction_of_a_gib(self):
         self.local(3 << 20, 3 << 20)
         self.copy()
@@ -630,6 +699,14 @@ class WatchTestCase(Base):
         other.migration_status = None
         other.save()
         self.watch._look()
+        self.assertTrue(self.watch.is_cancelled())
+
+    def test_stays_cancelled(self):
+        other = type(self.source).get_by_id(self.context, self.source.id)
+        for status in (None, 'migrating'):
+            other.migration_status = status
+            other.save()
+            self.watch._look()
         self.assertTrue(self.watch.is_cancelled())
 
     def test_is_cancelled_when_the_volume_is_deleted(self):

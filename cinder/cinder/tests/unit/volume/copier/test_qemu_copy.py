@@ -92,13 +92,22 @@ class QEMUCopyTestCase(Base):
         self.assertRaises(OSError, self.copy)
         check.assert_called_once_with()
 
+    def test_is_flushed_though_others_have_written(self):
+        calls = []
+        self.mock_object(self.destination, 'written_past',
+                         lambda: calls.append('written'))
+        self.mock_object(self.destination, '_flush',
+                         lambda: calls.append('flush'))
+        self.copy()
+        self.assertEqual(['written', 'flush'], calls)
+
     def test_a_flush_that_fails(self):
         self.mock_object(self.destination, '_flush',
                          side_effect=OSError(5, 'EIO'))
         self.assertRaises(OSError, self.copy)
 
 
-class PretendedTestCase(Base):
+class PretendedBase(Base):
     """With a program that does not copy."""
 
     def program(self, script):
@@ -107,6 +116,9 @@ class PretendedTestCase(Base):
             file.write(f'#!/bin/sh\n{script}\n')
         os.chmod(path, stat.S_IRWXU)
         self.mock_object(qemu_copy, '_PROGRAM', path)
+
+
+class PretendedTestCase(PretendedBase):
 
     def test_progress(self):
         self.program('printf "    (0.00/100%%)\\r    (50.00/100%%)\\r";'
@@ -155,6 +167,38 @@ class PretendedTestCase(Base):
         self.assertRaises(engine.CopyError, self.copy)
 
 
+class FallbackTestCase(PretendedBase):
+    """Which of the two copies, seen by what is there afterwards."""
+
+    def setUp(self):
+        super().setUp()
+        self.source.qemu[0]['driver'] = 'iscsi'
+
+    def copy(self):
+        return native.copy(self.source, self.destination, SIZE)
+
+    def test_qemu(self):
+        self.program('exit 0')
+        self.assertIsNone(self.copy().written)
+        self.assertEqual(b'\xff', self.read()[:1])
+
+    def test_a_failure_before_it_begins(self):
+        self.program('echo "Unknown driver" >&2; exit 1')
+        progress = self.copy()
+        self.assertEqual(self.content, self.read()[:SIZE])
+        self.assertLess(0, progress.written)
+
+    def test_no_program(self):
+        self.mock_object(qemu_copy, '_PROGRAM', 'no-such-program')
+        self.copy()
+        self.assertEqual(self.content, self.read()[:SIZE])
+
+    def test_a_failure_afterwards(self):
+        self.program('printf "    (3.00/100%%)\\r"; exit 1')
+        self.assertRaises(engine.CopyError, self.copy)
+        self.assertEqual(b'\xff', self.read()[:1])
+
+
 class SuitsTestCase(test.TestCase):
 
     def setUp(self):
@@ -178,10 +222,3 @@ class SuitsTestCase(test.TestCase):
                         {'checkpoint': print},
                         {'verify': engine.Verify.SAMPLED}):
             self.assertFalse(self.suits(self.lun, self.image, **options))
-
-    def test_which_is_called(self):
-        self.lun.qemu = {'driver': 'iscsi', 'key-secret': 'a'}, {'a': 'x'}
-        self.mock_object(qemu_copy, '_PROGRAM', 'no-such-program')
-        self.assertRaises(engine.CopyError, native.copy, self.lun, self.image,
-                          0)
-        native.copy(self.image, self.image, 0)
