@@ -29,6 +29,8 @@ MODULES = {'storage': ('tests.kernel.storage', 'tests.kernel.lvm'),
 SIZE_MIB = 64
 #: How much of a volume the tests write and compare.
 DATA_MIB = 4
+#: Of one login; by open-iscsi's defaults it is tried for eight of these.
+LOGIN_S = 5
 CHAP = ['volume-user', 'volume-password-12']
 
 
@@ -38,7 +40,10 @@ def shared() -> rig.Rig:
     up = rig.Rig(MODULES)
     up.__enter__()
     atexit.register(up.close)
-    up['initiator'].shell('systemctl start iscsid multipathd')
+    up['initiator'].shell(
+        f'sed -i "s/login_timeout = .*/login_timeout = {LOGIN_S}/; '
+        's/login_retry_max = .*/login_retry_max = 8/" '
+        '/etc/iscsi/iscsid.conf; systemctl start iscsid multipathd')
     return up
 
 
@@ -106,7 +111,9 @@ class RigTestCase(testtools.TestCase):
             'for card in 0 1 2; do ip link set eth$card up; done; '
             'multipath -F || true; iscsiadm -m session -u || true; '
             'rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/*; '
-            'rm -f /run/rig/hold')
+            'ip route flush proto 77; '
+            'rm -f /run/rig/hold /run/rig/fail')
+        self.outside('hear')
 
     def hold(self, text: str) -> None:
         """Let the next traced call with this text wait; see ``held``."""
@@ -117,6 +124,35 @@ class RigTestCase(testtools.TestCase):
     def held(self, seconds: float = 60) -> None:
         """Returns when a call waits."""
         self.wait('held call', seconds, 'test -s /run/rig/held')
+
+    def let_fail(self, text: str) -> None:
+        """Let traced calls with this text fail until ``recover``."""
+        self.addCleanup(self.recover)
+        self.initiator.shell('cat >/run/rig/fail', stdin=f'{text}\n')
+
+    def recover(self) -> None:
+        self.initiator.shell('rm -f /run/rig/fail')
+
+    def silence(self, network: int) -> None:
+        """Let the portals in a network no longer answer."""
+        self.addCleanup(self.outside, 'hear')
+        self.outside('drop', network)
+
+    def cross(self) -> None:
+        """Let both of the first networks lead to the portals in both."""
+        lines = []
+        for card in 0, 1:
+            address = self.storage.addresses[card]
+            through = self.storage.addresses[1 - card]
+            lines += [f'ip route add {address} dev eth{card} metric 10 '
+                      'proto 77',
+                      f'ip route add {address} via {through} '
+                      f'dev eth{1 - card} metric 20 proto 77']
+        self.initiator.shell('; '.join(lines))
+
+    def sessions(self) -> list[tuple[str, str]]:
+        """Address of the portal, and iface, of each session."""
+        return sorted(tuple(pair) for pair in self.inside('sessions'))
 
     def data(self, iqn: str, lun: int, networks: int = 1,
              chap: list[str] | None = None) -> dict[str, Any]:
@@ -140,6 +176,11 @@ class RigTestCase(testtools.TestCase):
         written = self.inside('fill', device, 1, DATA_MIB)
         self.assertEqual(written, self.inside('digest', device, DATA_MIB))
         self.assertEqual(written, self.outside('digest', backing, DATA_MIB))
+
+    def paths(self, state: str, count: int) -> str:
+        """A script: whether so many paths are in a state."""
+        return ('test $(/usr/sbin/multipathd show paths raw format "%t" | '
+                f'grep -c {state}) = {count}')
 
     def wait(self, what: str, seconds: float, script: str) -> float:
         """Until a script ends well in the initiator; returns the seconds."""

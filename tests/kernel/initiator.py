@@ -12,17 +12,18 @@
 """Called in the initiator guest: os-brick, and what it leaves behind."""
 
 import hashlib
+import importlib
 import mmap
 import os
 import pathlib
 import random
 import subprocess
+import sys
 import time
 from typing import Any
 
-import os_brick
-from os_brick.initiator import connector
-from os_brick.privileged import default as privileged
+import os_brick  # noqa: F401  # once, for all the calls to come
+from os_brick.initiator import connector  # noqa: F401
 from oslo_concurrency import lockutils
 from oslo_config import cfg
 from oslo_privsep import priv_context
@@ -32,34 +33,57 @@ BLOCK = 64 << 10
 CALLS = pathlib.Path('/run/rig/calls')
 
 
-def _connector(protocol: str, multipath: bool, **options: Any) -> Any:
+def _module(name: str) -> Any:
+    return importlib.import_module(f'os_brick{name}')
+
+
+def _connector(protocol: str, multipath: bool, tree: str = '',
+               settings: dict[str, Any] | None = None,
+               **options: Any) -> Any:
+    """An os-brick's connector.
+
+    :param tree: of an os-brick other than the series
+    :param settings: options of its own in the configuration
+    """
+    if tree:
+        for name in [name for name in sys.modules
+                     if name.partition('.')[0] == 'os_brick']:
+            del sys.modules[name]
+        sys.path.insert(0, tree)
     os.makedirs(LOCKS, exist_ok=True)
     cfg.CONF([], default_config_files=[])
     lockutils.set_defaults(LOCKS)
-    os_brick.setup(cfg.CONF)
+    _module('').setup(cfg.CONF)
+    for name, value in (settings or {}).items():
+        cfg.CONF.set_override(name, value, 'os_brick')
     # The real daemon with its few capabilities; but forked, as starting
     # another Python takes an emulated CPU too long.
-    privileged.start(priv_context.Method.FORK)
-    return connector.InitiatorConnector.factory(
+    _module('.privileged').default.start(priv_context.Method.FORK)
+    return _module('.initiator.connector').InitiatorConnector.factory(
         protocol, 'sudo', use_multipath=multipath, **options)
 
 
 def properties(multipath: bool) -> dict[str, Any]:
     """What Nova sends to Cinder of this host."""
     _connector('ISCSI', multipath)
-    return connector.get_connector_properties(
+    return _module('.initiator.connector').get_connector_properties(
         'sudo', '10.77.0.12', multipath, enforce_multipath=True)
 
 
 def connect(data: dict[str, Any], multipath: bool = False,
             protocol: str = 'ISCSI', **options: Any) -> dict[str, Any]:
-    return _connector(protocol, multipath, **options).connect_volume(data)
+    """What ``connect_volume`` returns, and the ``seconds`` that it took."""
+    made = _connector(protocol, multipath, **options)
+    began = time.monotonic()
+    device = made.connect_volume(data)
+    return device | {'seconds': time.monotonic() - began}
 
 
-def disconnect(data: dict[str, Any], device: dict[str, Any],
+def disconnect(data: dict[str, Any], device: dict[str, Any] | None,
                multipath: bool = False, protocol: str = 'ISCSI',
                **options: Any) -> None:
-    _connector(protocol, multipath, **options).disconnect_volume(data, device)
+    _connector(protocol, multipath, **options).disconnect_volume(
+        data, device, force=device is None)
 
 
 def fill(path: str, seed: int, mib: int) -> str:
@@ -112,11 +136,35 @@ def write_for(path: str, seconds: float, mib: int,
             'sha256': hashlib.sha256(kept).hexdigest()}
 
 
+def sessions() -> list[tuple[str, str]]:
+    """Address of the portal, and iface, of each session."""
+    root = pathlib.Path('/sys/class')
+    return [((root / f'iscsi_connection/connection{path.name[7:]}:0' /
+              'persistent_address').read_text().strip(),
+             (path / 'ifacename').read_text().strip())
+            for path in (root / 'iscsi_session').glob('session*')]
+
+
+def found_in_logs(secret: str) -> list[str]:
+    """Paths of the logs, and of what is readable to all, with a secret."""
+    sought = secret.encode()
+    found = []
+    for root in ('/run/rig', '/var/log', '/tmp', '/var/tmp', '/etc/iscsi',
+                 '/run/lock'):
+        for path in pathlib.Path(root).rglob('*'):
+            if (path.is_file() and sought in path.read_bytes() and
+                    (root != '/etc/iscsi' or path.stat().st_mode & 0o077)):
+                found.append(str(path))
+    journal = subprocess.run(['journalctl', '--no-pager'], check=True,
+                             capture_output=True).stdout
+    return found + ['journal'] * (sought in journal)
+
+
 def leftovers() -> dict[str, list[str]]:
     """Names of what attached volumes leave on a host, by kind."""
     return {
         'sessions': _names('/sys/class/iscsi_session', '*'),
-        'nodes': _names('/etc/iscsi/nodes', '*/*/*'),
+        'nodes': _names('/etc/iscsi/nodes', '**/*'),
         'discovered': _names('/etc/iscsi/send_targets', '*'),
         'ifaces': _names('/etc/iscsi/ifaces', '*'),
         'disks': _names('/sys/class/scsi_disk', '*'),

@@ -69,6 +69,42 @@ def lio_target(name: str, mib: int, portals: list[str], initiator: str,
     return iqn
 
 
+def lio_lun(iqn: str, number: int, name: str, mib: int) -> None:
+    """Give a target's only initiator another LUN."""
+    tpg = _tpg(iqn)
+    backing = rtslib_fb.FileIOStorageObject(
+        name, make_file(name, mib), mib << 20, write_back=True)
+    lun = rtslib_fb.LUN(tpg, number, backing)
+    [acl] = tpg.node_acls
+    rtslib_fb.MappedLUN(acl, number, lun)
+
+
+def lio_chap(iqn: str, user: str, password: str) -> None:
+    """Let the initiator in by other credentials from now on."""
+    [acl] = _tpg(iqn).node_acls
+    acl.chap_userid, acl.chap_password = user, password
+
+
+def _tpg(iqn: str) -> rtslib_fb.TPG:
+    return rtslib_fb.TPG(
+        rtslib_fb.Target(rtslib_fb.FabricModule('iscsi'), iqn), 1)
+
+
+def drop(card: int) -> None:
+    """No longer hear what comes to targets by a network card."""
+    rule = f'iifname eth{card} tcp dport {PORT} drop'
+    subprocess.run(['nft', '-f', '-'], check=True, text=True, input=(
+        'add table inet rig\n'
+        'add chain inet rig input { type filter hook input priority 0; }\n'
+        f'add rule inet rig input {rule}\n'))
+
+
+def hear() -> None:
+    """Hear all again."""
+    subprocess.run(['nft', 'delete', 'table', 'inet', 'rig'], check=False,
+                   capture_output=True)
+
+
 def lio_clear() -> None:
     rtslib_fb.RTSRoot().clear_existing(confirm=True)
 

@@ -47,10 +47,6 @@ class TestIscsi(base.RigTestCase):
         self.inside('disconnect', data, device, multipath=True)
         self.assert_clean()
 
-    def paths(self, state: str, count: int) -> str:
-        return ('test $(/usr/sbin/multipathd show paths raw format "%t" | '
-                f'grep -c {state}) = {count}')
-
     def test_path_loss_and_return(self) -> None:
         """A cable is pulled and plugged in again while data is written."""
         iqn = self.lio(networks=2)

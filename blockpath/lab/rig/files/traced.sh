@@ -4,7 +4,8 @@
 # arguments, each after a unit separator.
 #
 # A call whose arguments hold the text in /run/rig/hold, while that file is
-# there, waits for its removal; /run/rig/held then has its process id.
+# there, waits for its removal; /run/rig/held then has its process id. One
+# whose arguments hold that in /run/rig/fail does nothing but fail.
 name=${0##*/}
 read -r uptime _ </proc/uptime
 line=$$$(printf '\037%s' "$uptime" "$name" "$@")
@@ -17,6 +18,15 @@ if [ -e /run/rig/hold ]; then
             while [ -e /run/rig/hold ]; do
                 sleep 0.1
             done
+            ;;
+    esac
+fi
+if [ -e /run/rig/fail ]; then
+    read -r text </run/rig/fail
+    case "$name $*" in
+        *"$text"*)
+            echo "$name: made to fail" >&2
+            exit 1
             ;;
     esac
 fi

@@ -1,0 +1,418 @@
+#
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The ifaces of open-iscsi that sessions are made over, several at once.
+
+An iface is named, as in ``iscsiadm -m iface``, or described. What is described
+is made, and put right, before it is used::
+
+    default                                what open-iscsi does by itself
+    iser                                   the same by RDMA
+    cxgb4i.00:07:43:28:b2:58               an iface there, or one of this
+                                           transport and hardware address
+    left=tcp.eth1                          an iface of the name given, of
+                                           transport and net device
+    hba=qedi.00:0e:1e:c4:e1:6d@192.0.2.7   with an address for the adapter
+"""
+
+import collections.abc
+import dataclasses
+import glob
+import os
+import re
+import threading
+import typing as ty
+
+from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_utils import netutils
+
+from os_brick import exception
+from os_brick.i18n import _
+from os_brick.initiator import iscsi_paths
+from os_brick.initiator import iscsi_sessions
+from os_brick.initiator import iscsi_transports
+
+if ty.TYPE_CHECKING:
+    from os_brick.initiator.connectors import iscsi
+
+LOG = logging.getLogger(__name__)
+
+DEFAULT = 'default'
+#: Ifaces that open-iscsi has by itself.
+_BUILT_IN = (DEFAULT, 'iser')
+#: iscsiadm's exit codes where it has no such iface.
+_ABSENT = (6, 21)
+_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}')
+_MAC = re.compile(r'([0-9a-f]{2}:){5}[0-9a-f]{2}', re.IGNORECASE)
+_SYS = '/sys/class'
+
+
+class Unusable(exception.BrickException):
+    """An iface can not be used, for the reason given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Iface:
+    """An iface as it was asked for.
+
+    :ivar settings: what its record must have; if there are none it must be
+        there already
+    """
+
+    name: str
+    settings: collections.abc.Mapping[str, str] = dataclasses.field(
+        default_factory=dict, hash=False)
+    described: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> 'Iface':
+        """Read what was asked for.
+
+        :raises: InvalidParameterValue
+        """
+        name, equals, description = text.strip().partition('=')
+        if not _NAME.fullmatch(name):
+            raise _invalid(text, _('%r is no name') % name)
+        settings = _describe(description or name)
+        if equals and not settings:
+            raise _invalid(text, _('%r is not TRANSPORT.DEVICE[@ADDRESS], '
+                                   'with a transport among %s') % (
+                description, ', '.join(iscsi_transports.NAMES)))
+        return cls(name, settings, bool(equals))
+
+
+def _invalid(text: str, why: str) -> exception.InvalidParameterValue:
+    return exception.InvalidParameterValue(
+        err=_('iSCSI iface %(text)r: %(why)s') % {'text': text, 'why': why})
+
+
+def _describe(text: str) -> dict[str, str]:
+    rest, at, address = text.partition('@')
+    transport, dot, device = rest.partition('.')
+    if (transport not in iscsi_transports.NAMES or
+            not _NAME.fullmatch(device) or
+            at and not netutils.is_valid_ip(address)):
+        return {}
+    kind = 'hwaddress' if _MAC.fullmatch(device) else 'net_ifacename'
+    settings = {'iface.transport_name': transport, f'iface.{kind}': device}
+    if at:
+        settings['iface.ipaddress'] = address
+    return settings
+
+
+class Login:
+    """How a session is to be made.
+
+    :ivar name: the iface
+    :ivar explicit: whether open-iscsi must be told it
+    """
+
+    def __init__(self, name: str, group: ty.Optional['_Group'] = None
+                 ) -> None:
+        self.name = name
+        self.explicit = name != DEFAULT
+        self.group = group
+
+
+class _Group:
+    """Logins over several ifaces, of which one is needed."""
+
+    def __init__(self, count: int) -> None:
+        self._lock = threading.Lock()
+        self._left = count
+        self._done = False
+
+    def ended(self, well: bool) -> bool:
+        """Whether all have failed now; each says how it ended once."""
+        with self._lock:
+            self._left -= 1
+            self._done = self._done or well
+            return not (self._left or self._done)
+
+
+class Ifaces:
+    """The ifaces of a connector."""
+
+    #: What was said already, by any of them.
+    _said: set[str] = set()
+
+    def __init__(self, connector: 'iscsi.ISCSIConnector',
+                 transport: ty.Union[str, ty.Iterable[str]]) -> None:
+        """Read which are asked for.
+
+        :param transport: names or descriptions, a list or one with commas;
+            if it is the default one, those of the configuration
+        :raises: InvalidParameterValue
+        """
+        texts = (transport.split(',') if isinstance(transport, str)
+                 else list(transport))
+        self._given = texts != [DEFAULT]
+        if not self._given:
+            texts = cfg.CONF.os_brick.iscsi_ifaces or texts
+        self._connector = connector
+        self._asked = [Iface.parse(text) for text in dict.fromkeys(texts)]
+        self._names = [iface.name for iface in self._asked]
+
+    def transport(self) -> str:
+        """The iface for discoveries, and where there can be but one."""
+        if self._given and len(self._asked) == 1 and (
+                not self._asked[0].described and self._fallback):
+            self._names = [self._connector._validate_iface_transport(
+                self._names[0])]
+            if self._names == [DEFAULT]:
+                self._asked = [Iface(DEFAULT)]
+        return next((name for name in self._names if name != DEFAULT),
+                    DEFAULT)
+
+    @property
+    def _fallback(self) -> bool:
+        return cfg.CONF.os_brick.iscsi_iface_fallback
+
+    def recorded(self, transport: str) -> tuple[str, ...]:
+        """What the ifaces are in iscsiadm's list of discovered portals.
+
+        Discoveries were made over the default one, whatever the iface was.
+        """
+        names = {transport}
+        if len(self._asked) > 1 or transport not in _BUILT_IN:
+            names |= {DEFAULT, *self._names}
+        return tuple(f'Iface Name: {name}' for name in sorted(names) if name)
+
+    def prepare(self) -> None:
+        """Make sure of the ifaces and of the hardware they stand for.
+
+        :raises: BrickException if none of them can be used
+        """
+        self._names, reasons = [], []
+        for iface in self._asked:
+            try:
+                self._prepare(iface)
+                self._names.append(iface.name)
+            except Unusable as error:
+                reasons.append(str(error))
+        if not self._names:
+            if not self._fallback:
+                raise exception.BrickException('; '.join(reasons))
+            self._names = [DEFAULT]
+        for reason in reasons:
+            self._warn(_('%(reason)s. Volumes are connected over: %(names)s')
+                       % {'reason': reason, 'names': ', '.join(self._names)})
+
+    @classmethod
+    def _warn(cls, text: str) -> None:
+        if text not in cls._said:
+            cls._said.add(text)
+            LOG.warning(text)
+
+    def _prepare(self, iface: Iface) -> None:
+        if iface.name == DEFAULT:
+            return
+        # What the hardware lacks is told before anything is made for it.
+        _verify(iface.name, iface.settings)
+        if iface.name in _BUILT_IN:
+            _verify(iface.name, {'iface.transport_name': iface.name})
+            return
+        record = self._record(iface.name)
+        if record is None:
+            if not iface.settings:
+                raise Unusable(_('There is no iSCSI iface %s, and it is not '
+                                 'described') % iface.name)
+            self._run(iface.name, 'new')
+            record = {}
+        elif not iface.described:
+            _verify(iface.name, record)
+            return
+        for setting, value in iface.settings.items():
+            if record.get(setting, '').lower() != value.lower():
+                self._run(iface.name, 'update', '-n', setting, '-v', value)
+
+    def _record(self, name: str) -> ty.Optional[dict[str, str]]:
+        out, __ = self._connector._run_iscsiadm_bare(
+            ['-m', 'iface', '-I', name], check_exit_code=[0, *_ABSENT])
+        record = dict(line.split(' = ', 1) for line in out.splitlines()
+                      if ' = ' in line)
+        return {setting: '' if value == '<empty>' else value
+                for setting, value in record.items()} or None
+
+    def _run(self, name: str, operation: str, *rest: str) -> None:
+        out, error = self._connector._run_iscsiadm_bare(
+            ['-m', 'iface', '-I', name, '--op', operation, *rest],
+            check_exit_code=False)
+        if error:
+            raise Unusable(_('The iSCSI iface %(name)s could not be made or '
+                             'changed: %(error)s') % {
+                'name': name, 'error': ' '.join(error.split())})
+
+    def over(self, paths: ty.Iterable[tuple]) -> list[tuple]:
+        """Each portal, IQN and LUN, over each iface: with its login."""
+        return [(*path, login) for path in paths for login in self._logins()]
+
+    def each(self, paths: ty.Iterable[iscsi_paths.Properties]
+             ) -> ty.Iterator[iscsi_paths.Properties]:
+        """The same of paths that are tried in turn."""
+        for properties in paths:
+            for login in self._logins():
+                attempt = iscsi_paths.path(
+                    properties, properties.alone and self._names == [DEFAULT])
+                attempt.login = login
+                yield attempt
+
+    def _logins(self) -> list[Login]:
+        can_fall_back = self._fallback and DEFAULT not in self._names
+        group = _Group(len(self._names)) if can_fall_back else None
+        return [Login(name, group) for name in self._names]
+
+    def to_end(self, properties: dict) -> ty.Iterator[dict]:
+        """What is to be disconnected of a target at a portal: each iface.
+
+        Those asked for, and any by which an idle session is there: they may
+        have been others when the volume was connected.
+        """
+        names = {iface.name for iface in self._asked} | {
+            name for session, name in sessions(properties).items()
+            if not iscsi_sessions.devices(session)}
+        if self._fallback:
+            names.add(DEFAULT)
+        if names == {DEFAULT}:
+            yield properties
+            return
+        for name in sorted(names):
+            path = iscsi_paths.path(properties, alone=True)
+            path.login = Login(name)
+            path.login.explicit = True
+            yield path
+
+
+def _verify(name: str, settings: ty.Mapping[str, str]) -> None:
+    """Make sure that the host has what an iface stands for.
+
+    :raises: Unusable, which tells what is absent
+    """
+    transport = settings.get('iface.transport_name', '')
+    if transport == 'iser':
+        # Its module is loaded by the first login.
+        _need(name, 'infiniband/*', _('no RDMA device'))
+    elif transport not in ('', 'tcp'):
+        _need(name, f'iscsi_transport/{transport}', _('no such transport'))
+    device = settings.get('iface.net_ifacename')
+    if device:
+        _need(name, f'net/{glob.escape(device)}', _('no such net device'))
+    hardware = settings.get('iface.hwaddress', '').lower()
+    if hardware and hardware not in _hardware():
+        raise Unusable(_('iSCSI iface %(name)s: no net device and no iSCSI '
+                         'host has the hardware address %(hardware)s')
+                       % {'name': name, 'hardware': hardware})
+
+
+def _need(name: str, pattern: str, lack: str) -> None:
+    path = os.path.join(_SYS, pattern)
+    if not glob.glob(path):
+        raise Unusable(_('iSCSI iface %(name)s: the host has %(lack)s, '
+                         '%(path)s')
+                       % {'name': name, 'lack': lack, 'path': path})
+
+
+def _hardware() -> set[str]:
+    found = set()
+    for pattern in ('net/*/address', 'iscsi_host/*/hwaddress'):
+        for path in glob.glob(os.path.join(_SYS, pattern)):
+            try:
+                with open(path) as file:
+                    found.add(file.read().strip().lower())
+            except OSError:
+                continue  # it went meanwhile, or has none
+    return found
+
+
+def connect(method: ty.Callable[[dict], tuple], properties: dict) -> tuple:
+    """Log in, and over the default iface if no other does."""
+    login = getattr(properties, 'login', None)
+    if login is None or login.group is None:
+        return method(properties)
+    result, failure = (None, None), None
+    try:
+        result = method(properties)
+    except Exception as error:
+        failure = error
+    if not login.group.ended(well=bool(result[0])):
+        if failure:
+            raise failure
+        return result
+    Ifaces._warn(_('Logging in over the iSCSI iface %(name)s failed, or over '
+                   'others beside it. The default one is used.')
+                 % {'name': login.name})
+    instead = iscsi_paths.path(properties, alone=False)
+    instead.login = Login(DEFAULT)
+    return method(instead)
+
+
+def name(connector: 'iscsi.ISCSIConnector', properties: dict) -> str:
+    """The iface to log in over."""
+    login = getattr(properties, 'login', None)
+    return login.name if login else connector._get_transport()
+
+
+def option(properties: dict, command: ty.Sequence[str]) -> tuple[str, ...]:
+    """What tells iscsiadm the iface."""
+    login = getattr(properties, 'login', None)
+    if not login or not login.explicit or '--interface' in command:
+        return ()
+    return '-I', login.name
+
+
+def is_new(properties: dict, records: str) -> bool:
+    """Whether the records of a node are those of other ifaces alone.
+
+    :param records: what iscsiadm shows of them
+    """
+    login = getattr(properties, 'login', None)
+    names = re.findall(r'^iface\.iscsi_ifacename = (\S+)$', records, re.M)
+    if not login or not names:
+        return False
+    if names != [login.name]:
+        # Without its name iscsiadm would log in over the others.
+        login.explicit = True
+    return login.name not in names
+
+
+def has(session: str, properties: dict) -> bool:
+    """Whether a session is over the iface to log in over."""
+    login = getattr(properties, 'login', None)
+    return not login or _read('session', session, 'ifacename') in (
+        '', login.name)
+
+
+def sessions(properties: dict) -> dict[str, str]:
+    """The ifaces of the sessions with a target at a portal, by number."""
+    host, __, port = properties['target_portal'].partition(',')[0].rpartition(
+        ':')
+    found = {}
+    for path in glob.glob(os.path.join(_SYS, 'iscsi_session/session*')):
+        number = path.rpartition('session')[2]
+        address, at = (_read('connection', f'{number}:0', f'persistent_{name}')
+                       for name in ('address', 'port'))
+        if (_read('session', number, 'targetname') == properties['target_iqn']
+                and address.lower() == host.strip('[]').lower() and
+                at == port):
+            found[number] = _read('session', number, 'ifacename') or DEFAULT
+    return found
+
+
+def _read(kind: str, number: str, attribute: str) -> str:
+    try:
+        with open(os.path.join(_SYS, f'iscsi_{kind}', f'{kind}{number}',
+                               attribute)) as file:
+            return file.read().strip()
+    except OSError:
+        return ''
