@@ -77,3 +77,23 @@ def copy(size: int, rounds: int, only: tuple[str, ...],
     """
     from blockpath.bench import copy as bench
     bench.perform(FOLDER / 'copy', size << 20, rounds, only, tools)
+
+
+@group.command()
+@click.option('--rounds', default=3, show_default=True,
+              type=click.IntRange(1), help='Attachments in each case.')
+@click.option('--cycles', default=100, show_default=True,
+              type=click.IntRange(0),
+              help='Times that four volumes are attached and detached while '
+                   'a portal flaps.')
+def attach(rounds: int, cycles: int) -> None:
+    """Volumes over two iSCSI portals, by the series and by os-brick.
+
+    With a real kernel's initiator, multipathd and LIO, in two guests: how
+    long attaching takes when a portal is dead, what is called for it, and
+    what is left after many times. The hundred cycles take an hour.
+    """
+    from blockpath.bench import attach as bench
+    from blockpath.bench import claims
+    claims.perform(FOLDER / 'attach', functools.partial(
+        bench.run, rounds=rounds, cycles=cycles))

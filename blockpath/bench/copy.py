@@ -20,22 +20,21 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import pathlib
 import statistics
 
-import click
 import rich.box
 import rich.console
 import rich.table
 
+from blockpath.bench import claims
 from blockpath.bench import copy_claims
 from blockpath.bench import copy_measure
 from blockpath.bench import copy_plot
 from blockpath.bench import copy_site
 from blockpath.bench import copy_tools
 from blockpath import errors
-from blockpath.lab import progress
-from blockpath.lab import stage
 from blockpath import report as reports
 
 DIRECTIONS = ('rbd-file', 'file-rbd', 'iscsi-rbd', 'rbd-iscsi', 'rbd-rbd')
@@ -91,22 +90,10 @@ def perform(folder: pathlib.Path, size: int, rounds: int,
     :param size: of each volume, bytes
     :raises BlockpathError: a claim did not hold
     """
-    stage.need_root()
     chosen = cases(only)
     copy_site.check_memory(size)
-    with stage.interruptible(), progress.report() as output:
-        report = reports.Report(output, folder)
-        try:
-            run(report, size, rounds, chosen, tools)
-        finally:
-            page = report.write()
-    rich.console.Console().print(report.table())
-    click.echo(f'{page} shows it')
-    if report.failed:
-        raise errors.BlockpathError(
-            f'{len(report.failed)} of {len(report.checks)} claims did not '
-            f'hold: {"; ".join(report.failed)}')
-    click.echo(f'all {len(report.checks)} claims held')
+    claims.perform(folder, functools.partial(
+        run, size=size, rounds=rounds, chosen=chosen, tools=tools))
 
 
 def run(report: reports.Report, size: int, rounds: int,

@@ -22,10 +22,11 @@ import testtools
 
 from blockpath import errors
 from blockpath.lab.rig import rig
+from blockpath.lab.rig import volumes
 
 #: Imported before the first call, while the guests start.
-MODULES = {'storage': ('tests.kernel.storage', 'tests.kernel.lvm'),
-           'initiator': ('tests.kernel.initiator',)}
+MODULES = {'storage': (volumes.STORAGE, 'tests.kernel.lvm'),
+           'initiator': (volumes.INITIATOR,)}
 SIZE_MIB = 64
 #: How much of a volume the tests write and compare.
 DATA_MIB = 4
@@ -40,10 +41,7 @@ def shared() -> rig.Rig:
     up = rig.Rig(MODULES)
     up.__enter__()
     atexit.register(up.close)
-    up['initiator'].shell(
-        f'sed -i "s/login_timeout = .*/login_timeout = {LOGIN_S}/; '
-        's/login_retry_max = .*/login_retry_max = 8/" '
-        '/etc/iscsi/iscsid.conf; systemctl start iscsid multipathd')
+    volumes.start(up, LOGIN_S)
     return up
 
 
@@ -74,12 +72,12 @@ class RigTestCase(testtools.TestCase):
 
     def inside(self, function: str, *args: Any, **kwargs: Any) -> Any:
         """Call a function of ``initiator.py`` in the initiator."""
-        return self.initiator.call(f'tests.kernel.initiator:{function}',
+        return self.initiator.call(f'{volumes.INITIATOR}:{function}',
                                    *args, **kwargs)
 
     def outside(self, function: str, *args: Any, **kwargs: Any) -> Any:
         """Call a function of ``storage.py`` in the storage guest."""
-        return self.storage.call(f'tests.kernel.storage:{function}',
+        return self.storage.call(f'{volumes.STORAGE}:{function}',
                                  *args, **kwargs)
 
     def leftovers(self) -> dict[str, list[str]]:
@@ -157,19 +155,7 @@ class RigTestCase(testtools.TestCase):
     def data(self, iqn: str, lun: int, networks: int = 1,
              chap: list[str] | None = None) -> dict[str, Any]:
         """What a driver tells of the volume: ``connection_info['data']``."""
-        portals = [f'{address}:3260'
-                   for address in self.storage.addresses[:networks]]
-        data = {'target_discovered': False, 'volume_id': str(uuid.uuid4()),
-                'target_portal': portals[0], 'target_iqn': iqn,
-                'target_lun': lun}
-        if networks > 1:
-            data |= {'target_portals': portals,
-                     'target_iqns': [iqn] * networks,
-                     'target_luns': [lun] * networks}
-        if chap:
-            data |= {'auth_method': 'CHAP', 'auth_username': chap[0],
-                     'auth_password': chap[1]}
-        return data
+        return volumes.data(self.rig, iqn, lun, networks, chap or ())
 
     def check_data(self, device: str, backing: str) -> None:
         """What is written to the device is what the storage side has."""

@@ -11,6 +11,7 @@
 #    under the License.
 """os-brick attaches volumes of LIO and tgt with a kernel's initiator."""
 
+from blockpath.lab.rig import volumes
 from tests.kernel import base
 
 #: One block waits for as long as a path takes to be given up.
@@ -54,7 +55,7 @@ class TestIscsi(base.RigTestCase):
         device = self.inside('connect', data, multipath=True)
         self.wait('two active paths', 30, self.paths('active', 2))
         writing = self.initiator.start_call(
-            'tests.kernel.initiator:write_for', device['path'], 30,
+            f'{volumes.INITIATOR}:write_for', device['path'], 30,
             base.DATA_MIB, 2)
         self.initiator.link(1, up=False)
         self.addCleanup(self.initiator.link, 1, up=True)

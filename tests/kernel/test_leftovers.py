@@ -16,6 +16,7 @@ CVE-2023-2088 was about.
 """
 
 from blockpath.lab.rig import agent
+from blockpath.lab.rig import volumes
 from tests.kernel import base
 
 #: What os-brick calls on the way, with two portals: a part of each command.
@@ -38,7 +39,7 @@ class TestLeftovers(base.RigTestCase):
             with self.subTest(step):
                 self.hold(step)
                 call = self.initiator.start_call(
-                    'tests.kernel.initiator:connect', self.volume,
+                    f'{volumes.INITIATOR}:connect', self.volume,
                     multipath=True)
                 self.held()
                 self.assertTrue(call.kill())

@@ -12,6 +12,7 @@
 """What the rig offers to tests of os-brick."""
 
 from blockpath.lab.rig import agent
+from blockpath.lab.rig import volumes
 from tests.kernel import base
 
 
@@ -21,7 +22,7 @@ class TestRig(base.RigTestCase):
         """os-brick is held before its login, seen from outside, killed."""
         iqn = self.lio()
         self.hold('--login')
-        call = self.initiator.start_call('tests.kernel.initiator:connect',
+        call = self.initiator.start_call(f'{volumes.INITIATOR}:connect',
                                          self.data(iqn, 0))
         self.held()
         line = self.initiator.shell(

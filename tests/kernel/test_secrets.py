@@ -12,6 +12,7 @@
 """Credentials on their way to open-iscsi, and targets that check them."""
 
 from blockpath.lab.rig import agent
+from blockpath.lab.rig import volumes
 from blockpath import paths
 from tests.kernel import base
 
@@ -25,8 +26,8 @@ class TestSecrets(base.RigTestCase):
 
     def scan(self, data: dict, **options: str) -> list[str]:
         """Programs with the password on their command line meanwhile."""
-        scanning = self.initiator.start_call('tests.kernel.initiator:scan',
-                                             data['auth_password'], SCAN_S)
+        scanning = self.initiator.start_call(
+            f'{volumes.INITIATOR}:scan', data['auth_password'], SCAN_S)
         device = self.inside('connect', data, **options)
         self.inside('disconnect', data, device, **options)
         self.assertTrue(scanning.running, 'the scan was too short')

@@ -86,6 +86,39 @@ def disconnect(data: dict[str, Any], device: dict[str, Any] | None,
         data, device, force=device is None)
 
 
+def cycle(volumes: list[dict[str, Any]], seed: int,
+          mib: int) -> dict[str, Any]:
+    """Attach volumes with multipathing, write and read them, detach them.
+
+    :returns: ``attach`` and ``detach`` (seconds, of each volume), ``wrong``
+        (how many did not hold what was written), ``failed`` (messages)
+    """
+    made = _connector('ISCSI', True)
+    result: dict[str, Any] = {'attach': [], 'detach': [], 'wrong': 0,
+                              'failed': []}
+    devices: list[dict[str, Any] | None] = []
+    for data in volumes:
+        began = time.monotonic()
+        try:
+            devices.append(made.connect_volume(data))
+            result['attach'].append(time.monotonic() - began)
+        except Exception as error:
+            devices.append(None)
+            result['failed'].append(f'{type(error).__name__}: {error}')
+    for number, device in enumerate(devices):
+        if device:
+            written = fill(device['path'], seed + number, mib)
+            result['wrong'] += written != digest(device['path'], mib)
+    for data, device in zip(volumes, devices):
+        began = time.monotonic()
+        try:
+            made.disconnect_volume(data, device, force=device is None)
+            result['detach'].append(time.monotonic() - began)
+        except Exception as error:
+            result['failed'].append(f'{type(error).__name__}: {error}')
+    return result
+
+
 def fill(path: str, seed: int, mib: int) -> str:
     """Write random data from the beginning; returns its SHA-256."""
     data = random.Random(seed).randbytes(mib << 20)

@@ -1,0 +1,228 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Attaching over two portals: the series, and os-brick's base release.
+
+In the rig, whose processors are emulated: compare, do not take for absolute.
+A row has seconds, or counts of calls.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import statistics
+import threading
+from typing import Any
+import uuid
+
+import rich.box
+import rich.console
+import rich.table
+
+from blockpath.lab.rig import rig
+from blockpath.lab.rig import volumes
+from blockpath import paths
+from blockpath import report as reports
+
+RELEASE = '2026.2'
+TREES = {'series': '', 'os-brick': str(paths.TREES / RELEASE / 'base' /
+                                       'os-brick')}
+#: Seconds that one login may take; open-iscsi tries for eight of these.
+LOGIN_S = 5
+#: How much longer than with both portals, beside one login, a volume may
+#: take to attach when one of them is dead.
+RATIO = 1.2
+SIZE_MIB = 64
+DATA_MIB = 1
+VOLUMES = 4
+#: A portal is dead, and alive again, for so many seconds in turn.
+FLAP_S = 9.0
+#: The base release waits for a dead portal for eight logins and more.
+TIMEOUT_S = 400.0
+
+Row = dict[str, Any]
+
+
+def run(report: reports.Report, rounds: int, cycles: int) -> None:
+    with contextlib.ExitStack() as stack:
+        with report.step('two guests'):
+            up = stack.enter_context(rig.Rig(
+                {'storage': [volumes.STORAGE],
+                 'initiator': [volumes.INITIATOR]}))
+            volumes.start(up, LOGIN_S)
+        bench = Bench(report, up)
+        rows = bench.portals(rounds) + bench.calls()
+        if cycles:
+            rows += bench.cycles(cycles)
+    path = report.folder.with_suffix('.json')
+    reports.write_rows(path, rows)
+    rich.console.Console().print(table(rows))
+    report.say(f'{path} has the rows')
+
+
+class Bench:
+    """Attaches and detaches, and keeps what was measured."""
+
+    def __init__(self, report: reports.Report, up: rig.Rig) -> None:
+        self._report = report
+        self._up = up
+
+    def _inside(self, function: str, *args: Any, **kwargs: Any) -> Any:
+        return self._up['initiator'].call(
+            f'{volumes.INITIATOR}:{function}', *args, timeout=TIMEOUT_S,
+            **kwargs)
+
+    def _outside(self, function: str, *args: Any) -> Any:
+        return self._up['storage'].call(f'{volumes.STORAGE}:{function}',
+                                        *args)
+
+    @contextlib.contextmanager
+    def _target(self, luns: int = 1) -> Iterator[str]:
+        """A target at two portals; its IQN."""
+        name = f'v{uuid.uuid4().hex[:12]}'
+        initiator = self._up['initiator'].iqn
+        iqn = self._outside('lio_target', name, SIZE_MIB,
+                            self._up['storage'].addresses[:2], initiator)
+        for number in range(1, luns):
+            self._outside('lio_lun', iqn, number, f'{name}-{number}',
+                          SIZE_MIB)
+        try:
+            yield iqn
+        finally:
+            self._outside('lio_clear')
+
+    @contextlib.contextmanager
+    def _dead(self) -> Iterator[None]:
+        self._outside('drop', 1)
+        try:
+            yield
+        finally:
+            self._outside('hear')
+
+    def portals(self, rounds: int) -> list[Row]:
+        """Both portals alive, and one dead; the tools take turns."""
+        seconds: dict[tuple[str, str], list[float]] = {}
+        with self._target() as iqn:
+            data = volumes.data(self._up, iqn, 0, 2)
+            for number in range(rounds):
+                for case, state in (('two portals', contextlib.nullcontext()),
+                                    ('one of them dead', self._dead())):
+                    with state, self._report.step(
+                            f'{case}, {number + 1} of {rounds}'):
+                        for tool in TREES:
+                            seconds.setdefault((case, tool), []).append(
+                                self._attach(data, tool))
+        rows = [_row(case, tool, values, 's')
+                for (case, tool), values in seconds.items()]
+        alive, dead = (statistics.median(seconds[case, 'series'])
+                       for case in ('two portals', 'one of them dead'))
+        base = statistics.median(seconds['one of them dead', 'os-brick'])
+        limit = RATIO * alive + LOGIN_S
+        self._report.check(
+            f'one portal dead: at most {RATIO} times as long as with both, '
+            f'and one login of {LOGIN_S} s', dead <= limit,
+            f'{dead:.1f} s, at most {limit:.1f} s; os-brick {base:.1f} s')
+        return rows
+
+    def _attach(self, data: dict[str, Any], tool: str) -> float:
+        made = self._inside('connect', data, multipath=True, tree=TREES[tool])
+        self._inside('disconnect', data, made, multipath=True)
+        return made['seconds']
+
+    def calls(self) -> list[Row]:
+        """Calls of open-iscsi's program while a volume is attached."""
+        rows = []
+        with self._target() as iqn, self._report.step('calls of iscsiadm'):
+            for case, networks in (('portals told', 2), ('one told', 1)):
+                data = volumes.data(self._up, iqn, 0, networks)
+                for tool, tree in TREES.items():
+                    began = len(self._inside('calls'))
+                    made = self._inside('connect', data, multipath=True,
+                                        tree=tree)
+                    seen = [' '.join(call)
+                            for call in self._inside('calls', began)]
+                    self._inside('disconnect', data, made, multipath=True)
+                    iscsiadm = [call for call in seen if 'iscsiadm' in call]
+                    found = [call for call in iscsiadm
+                             if 'sendtargets' in call]
+                    rows += [_row(f'{case}: calls', tool, [len(iscsiadm)],
+                                  'calls'),
+                             _row(f'{case}: discoveries', tool, [len(found)],
+                                  'calls')]
+                    if (case, tool) == ('portals told', 'series'):
+                        self._report.check('portals told: no discovery',
+                                           not found, f'{len(found)}')
+        return rows
+
+    def cycles(self, count: int) -> list[Row]:
+        """Several volumes attached and detached while a portal flaps."""
+        results: list[dict[str, Any]] = []
+        with self._target(VOLUMES) as iqn:
+            told = [volumes.data(self._up, iqn, number, 2)
+                    for number in range(VOLUMES)]
+            before = self._inside('leftovers')
+            with self._flapping():
+                for number in range(count):
+                    with self._report.step(f'cycle {number + 1} of {count}'):
+                        results.append(self._inside(
+                            'cycle', told, number * VOLUMES, DATA_MIB))
+            # What the last flap has interrupted is not cleaned up by itself.
+            left = self._inside('leftovers')
+        wrong = sum(result['wrong'] for result in results)
+        failed = [text for result in results for text in result['failed']]
+        for name in before:
+            self._report.check(
+                f'{count} times {VOLUMES} volumes, a portal flapping: '
+                f'no {name} left', before[name] == left[name],
+                ', '.join(set(left[name]) - set(before[name])) or 'none')
+        self._report.check('no volume holds wrong bytes', not wrong,
+                           f'{wrong} of {count * VOLUMES}')
+        self._report.check('all were attached and detached', not failed,
+                           '; '.join(dict.fromkeys(failed))[:200] or 'all')
+        return [_row(f'{action}, a portal flapping', 'series',
+                     [seconds for result in results
+                      for seconds in result[action]], 's')
+                for action in ('attach', 'detach')]
+
+    @contextlib.contextmanager
+    def _flapping(self) -> Iterator[None]:
+        ended = threading.Event()
+
+        def flap() -> None:
+            while not ended.wait(FLAP_S):
+                with self._dead():
+                    ended.wait(FLAP_S)
+
+        thread = threading.Thread(target=flap)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _row(case: str, tool: str, values: Iterable[float], unit: str) -> Row:
+    kept = sorted(values)
+    return {'case': case, 'tool': tool, 'unit': unit, 'runs': len(kept),
+            'median': round(statistics.median(kept), 2),
+            'min': round(kept[0], 2), 'max': round(kept[-1], 2)}
+
+
+def table(rows: Iterable[Row]) -> rich.table.Table:
+    shown = rich.table.Table(box=rich.box.SIMPLE)
+    names = ('case', 'tool', 'median', 'min', 'max', 'unit', 'runs')
+    for name in names:
+        shown.add_column(name, justify='left' if name in (
+            'case', 'tool', 'unit') else 'right')
+    for row in rows:
+        shown.add_row(*(str(row[name]) for name in names))
+    return shown
