@@ -43,7 +43,8 @@ class LazyGroups(click.Group):
                                 for name, (_, text) in GROUPS.items()])
 
 
-@click.command(cls=LazyGroups)
+@click.command(cls=LazyGroups,
+               context_settings={'help_option_names': ['-h', '--help']})
 @click.version_option(package_name='blockpath')
 def main() -> None:
     """A patch series for Nova, Cinder and os-brick: apply it, try it.

@@ -17,7 +17,9 @@ A row has seconds, or counts of calls.
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+import concurrent.futures
 import contextlib
+import dataclasses
 import statistics
 import threading
 from typing import Any
@@ -43,6 +45,7 @@ RATIO = 1.2
 SIZE_MIB = 64
 DATA_MIB = 1
 VOLUMES = 4
+RIGS = 3
 #: A portal is dead, and alive again, for so many seconds in turn.
 FLAP_S = 9.0
 #: The base release waits for a dead portal for eight logins and more.
@@ -52,20 +55,25 @@ Row = dict[str, Any]
 
 
 def run(report: reports.Report, rounds: int, cycles: int) -> None:
+    with _booted(report) as bench:
+        rows = bench.portals(rounds) + bench.calls()
+    if cycles:
+        rows += _cycles(report, cycles)
+    path = report.folder.with_suffix('.json')
+    reports.write_rows(path, rows)
+    rich.console.Console().print(table(rows))
+    report.say(f'{path} has the rows')
+
+
+@contextlib.contextmanager
+def _booted(report: reports.Report) -> Iterator['Bench']:
     with contextlib.ExitStack() as stack:
         with report.step('two guests'):
             up = stack.enter_context(rig.Rig(
                 {'storage': [volumes.STORAGE],
                  'initiator': [volumes.INITIATOR]}))
             volumes.start(up, LOGIN_S)
-        bench = Bench(report, up)
-        rows = bench.portals(rounds) + bench.calls()
-        if cycles:
-            rows += bench.cycles(cycles)
-    path = report.folder.with_suffix('.json')
-    reports.write_rows(path, rows)
-    rich.console.Console().print(table(rows))
-    report.say(f'{path} has the rows')
+        yield Bench(report, up)
 
 
 class Bench:
@@ -162,35 +170,26 @@ class Bench:
                                            not found, f'{len(found)}')
         return rows
 
-    def cycles(self, count: int) -> list[Row]:
-        """Several volumes attached and detached while a portal flaps."""
-        results: list[dict[str, Any]] = []
+    def cycles(self, numbers: Iterator[int], count: int) -> 'Cycles':
+        """Volumes attached and detached while a portal flaps.
+
+        :param numbers: of cycles to do, which other rigs take from as well
+        :param count: of all
+        """
+        done = Cycles()
         with self._target(VOLUMES) as iqn:
             told = [volumes.data(self._up, iqn, number, 2)
                     for number in range(VOLUMES)]
             before = self._inside('leftovers')
             with self._flapping():
-                for number in range(count):
+                for number in numbers:
                     with self._report.step(f'cycle {number + 1} of {count}'):
-                        results.append(self._inside(
+                        done.results.append(self._inside(
                             'cycle', told, number * VOLUMES, DATA_MIB))
-            # What the last flap has interrupted is not cleaned up by itself.
             left = self._inside('leftovers')
-        wrong = sum(result['wrong'] for result in results)
-        failed = [text for result in results for text in result['failed']]
-        for name in before:
-            self._report.check(
-                f'{count} times {VOLUMES} volumes, a portal flapping: '
-                f'no {name} left', before[name] == left[name],
-                ', '.join(set(left[name]) - set(before[name])) or 'none')
-        self._report.check('no volume holds wrong bytes', not wrong,
-                           f'{wrong} of {count * VOLUMES}')
-        self._report.check('all were attached and detached', not failed,
-                           '; '.join(dict.fromkeys(failed))[:200] or 'all')
-        return [_row(f'{action}, a portal flapping', 'series',
-                     [seconds for result in results
-                      for seconds in result[action]], 's')
-                for action in ('attach', 'detach')]
+        done.left = {name: set(left[name]) - set(before[name])
+                     for name in left}
+        return done
 
     @contextlib.contextmanager
     def _flapping(self) -> Iterator[None]:
@@ -208,6 +207,53 @@ class Bench:
         finally:
             ended.set()
             thread.join()
+
+
+@dataclasses.dataclass
+class Cycles:
+    """What came of those in one rig, and what was left there by kind."""
+
+    results: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    left: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+
+
+def _cycles(report: reports.Report, count: int) -> list[Row]:
+    """In several rigs at once, as most of the time is spent waiting."""
+    numbers = _Shared(range(count))
+
+    def some(_: int) -> Cycles:
+        with _booted(report) as bench:
+            return bench.cycles(numbers, count)
+
+    with concurrent.futures.ThreadPoolExecutor(RIGS) as executor:
+        done = list(executor.map(some, range(min(RIGS, count))))
+    results = [result for each in done for result in each.results]
+    title = f'{count} times {VOLUMES} volumes, a portal flapping'
+    for kind in done[0].left:
+        names = set.union(*(each.left[kind] for each in done))
+        report.check(f'{title}: no {kind} left', not names,
+                     ', '.join(sorted(names)) or 'none')
+    wrong = sum(result['wrong'] for result in results)
+    report.check(f'{title}: no wrong bytes', not wrong,
+                 f'{wrong} of {len(results) * VOLUMES}')
+    failed = [text for result in results for text in result['failed']]
+    report.check(f'{title}: all attached and detached', not failed,
+                 '; '.join(dict.fromkeys(failed))[:200] or 'all')
+    return [_row(f'{action}, a portal flapping', 'series',
+                 [seconds for result in results for seconds in result[action]],
+                 's') for action in ('attach', 'detach')]
+
+
+class _Shared(Iterator[int]):
+    """Numbers that several threads take, each once."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._numbers = iter(numbers)
+        self._lock = threading.Lock()
+
+    def __next__(self) -> int:
+        with self._lock:
+            return next(self._numbers)
 
 
 def _row(case: str, tool: str, values: Iterable[float], unit: str) -> Row:

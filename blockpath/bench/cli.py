@@ -91,7 +91,7 @@ def attach(rounds: int, cycles: int) -> None:
 
     With a real kernel's initiator, multipathd and LIO, in two guests: how
     long attaching takes when a portal is dead, what is called for it, and
-    what is left after many times. The hundred cycles take an hour.
+    what is left after many times. The hundred cycles take most of an hour.
     """
     from blockpath.bench import attach as bench
     from blockpath.bench import claims

@@ -79,7 +79,7 @@ class TestIfaces(base.RigTestCase):
 
     def lost(self, **settings: Any) -> dict[str, Any]:
         """Connect over a card that no portal can be reached by."""
-        data = self.data(self.lio(), 0)
+        data = self.data(self.lio(networks=2), 0, 2)
         self.inside('connect', data,
                     settings={'iscsi_ifaces': ['lost=tcp.eth2'], **settings})
         return data

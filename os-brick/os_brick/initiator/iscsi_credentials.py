@@ -20,8 +20,8 @@ command line. Those of a target are given to each of its portals.
 import typing as ty
 
 from oslo_concurrency import processutils as putils
+from oslo_config import cfg
 from oslo_log import log as logging
-from oslo_utils import excutils
 
 from os_brick import exception
 from os_brick.i18n import _
@@ -90,71 +90,66 @@ def _refuse(key: str, why: str) -> ty.NoReturn:
 
 def _settings(prefix: str, names: ty.Mapping[str, str],
               properties: ty.Mapping[str, ty.Any]) -> dict[str, str]:
-    return {f'{prefix}.auth.{name}': properties[key]
-            for key, name in names.items() if properties.get(key)}
+    return {f'{prefix}{name}': properties.get(key) or ''
+            for key, name in names.items()}
 
 
 def give(connector: 'iscsi.ISCSIConnector', properties: dict) -> None:
     """Write the credentials to the record of the portal and target.
 
-    A session that is there already was let in by what the record had before.
-    If that differed, the new ones are tried before the session is used.
+    A session that is there already may have been made with others. Then these
+    are tried before it is used.
 
     :raises: BrickException; ProcessExecutionError if they are not accepted
     """
-    settings = _settings('node.session', _FORWARD | _REVERSE, properties)
-    if not settings:
+    if not properties.get('auth_method'):
         return
     portal, target = properties['target_portal'], properties['target_iqn']
-    changed = records.update_node(target, portal, settings)
-    if changed is None:
+    names = _FORWARD | _REVERSE
+    if not records.update_node(target, portal, _settings(
+            'node.session.auth.', names, properties)):
         raise exception.BrickException(
             _('open-iscsi has no record of %(target)s on portal %(portal)s '
-              'below any of %(roots)s') % {
+              'below %(roots)s. [os_brick] iscsi_databases must tell where it '
+              'keeps them.') % {
                 'target': target, 'portal': portal,
-                'roots': ', '.join(records.ROOTS)})
-    if changed:
-        try:
-            _authenticate_again(connector, properties)
-        except Exception:
-            with excutils.save_and_reraise_exception():
-                # Or they would count as tried, the next time.
-                records.update_node(target, portal, {
-                    'node.session.auth.authmethod': 'None'})
-
-
-def _authenticate_again(connector: 'iscsi.ISCSIConnector',
-                        properties: dict) -> None:
+                'roots': ', '.join(cfg.CONF.os_brick.iscsi_databases)})
+    del names['auth_method']
     for session in _sessions(properties):
-        if not iscsi_sessions.devices(session):
-            # The login that follows authenticates.
-            connector._run_iscsiadm_bare(
-                ['-m', 'session', '-r', session, '--logout'],
-                check_exit_code=[0, 21])
-        else:
-            LOG.info('The credentials of %(target)s on portal %(portal)s have '
-                     'changed: trying them in a second session, as the first '
-                     'is in use.', {'target': properties['target_iqn'],
-                                    'portal': properties['target_portal']})
-            _try_second_session(connector, properties, session)
+        if not records.session_has(session, _settings('', names, properties)):
+            _authenticate_again(connector, properties, session)
 
 
-def _sessions(properties: dict) -> set[str]:
-    return {session for session in iscsi_ifaces.sessions(properties)
-            if iscsi_ifaces.has(session, properties)}
-
-
-def _try_second_session(connector: 'iscsi.ISCSIConnector', properties: dict,
+def _authenticate_again(connector: 'iscsi.ISCSIConnector', properties: dict,
                         session: str) -> None:
+    if not iscsi_sessions.devices(session):
+        # The login that follows authenticates.
+        _end(connector, session)
+        return
+    LOG.info('The session with %(target)s on portal %(portal)s, which is in '
+             'use, was made with other credentials: trying these in a second '
+             'one.', {'target': properties['target_iqn'],
+                      'portal': properties['target_portal']})
     before = _sessions(properties)
     try:
         connector._run_iscsiadm_bare(
             ['-m', 'session', '-r', session, '--op', 'new'])
     finally:
         for added in _sessions(properties) - before:
-            connector._run_iscsiadm_bare(
-                ['-m', 'session', '-r', added, '--logout'],
-                check_exit_code=[0, 21])
+            _end(connector, added)
+
+
+def _end(connector: 'iscsi.ISCSIConnector', session: str) -> None:
+    out, error = connector._run_iscsiadm_bare(
+        ['-m', 'session', '-r', session, '--logout'], check_exit_code=False)
+    if error:
+        LOG.warning('Session %(session)s could not be ended: %(error)s',
+                    {'session': session, 'error': error.strip()})
+
+
+def _sessions(properties: dict) -> set[str]:
+    return {session for session in iscsi_ifaces.sessions(properties)
+            if iscsi_ifaces.has(session, properties)}
 
 
 def give_for_discovery(properties: dict) -> None:
@@ -163,9 +158,8 @@ def give_for_discovery(properties: dict) -> None:
     :raises: ProcessExecutionError with iscsiadm's exit code if there is none
     """
     names = {f'discovery_{key}': name for key, name in _FORWARD.items()}
-    settings = _settings('discovery.sendtargets', names, properties)
-    if records.update_discovery(properties['target_portal'],
-                                settings) is None:
+    if not records.update_discovery(properties['target_portal'], _settings(
+            'discovery.sendtargets.auth.', names, properties)):
         raise putils.ProcessExecutionError(
             exit_code=_NO_RECORD,
             description=_('no record of discoveries at this portal'))

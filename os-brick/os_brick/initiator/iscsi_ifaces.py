@@ -33,6 +33,7 @@ import re
 import threading
 import typing as ty
 
+from oslo_concurrency import processutils as putils
 from oslo_config import cfg
 from oslo_log import log as logging
 from oslo_utils import netutils
@@ -40,7 +41,6 @@ from oslo_utils import netutils
 from os_brick import exception
 from os_brick.i18n import _
 from os_brick.initiator import iscsi_paths
-from os_brick.initiator import iscsi_sessions
 from os_brick.initiator import iscsi_transports
 
 if ty.TYPE_CHECKING:
@@ -54,8 +54,11 @@ _BUILT_IN = (DEFAULT, 'iser')
 #: iscsiadm's exit codes where it has no such iface.
 _ABSENT = (6, 21)
 _NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.:-]{0,63}')
-_MAC = re.compile(r'([0-9a-f]{2}:){5}[0-9a-f]{2}', re.IGNORECASE)
+_MAC = re.compile(r'(([0-9a-f]{2}:){5}[0-9a-f]{2})'
+                  # As open-iscsi names those that it makes itself.
+                  r'(\.ipv[46]\.\d+)?', re.IGNORECASE)
 _SYS = '/sys/class'
+_RECORDED = 'Iface Name: '
 
 
 class Unusable(exception.BrickException):
@@ -84,6 +87,8 @@ class Iface:
         name, equals, description = text.strip().partition('=')
         if not _NAME.fullmatch(name):
             raise _invalid(text, _('%r is no name') % name)
+        if equals and name in _BUILT_IN:
+            raise _invalid(text, _('%s is open-iscsi\'s own') % name)
         settings = _describe(description or name)
         if equals and not settings:
             raise _invalid(text, _('%r is not TRANSPORT.DEVICE[@ADDRESS], '
@@ -92,9 +97,9 @@ class Iface:
         return cls(name, settings, bool(equals))
 
 
-def _invalid(text: str, why: str) -> exception.InvalidParameterValue:
-    return exception.InvalidParameterValue(
-        err=_('iSCSI iface %(text)r: %(why)s') % {'text': text, 'why': why})
+def _invalid(text: str, why: str) -> Unusable:
+    return Unusable(_('iSCSI iface %(text)r: %(why)s')
+                    % {'text': text, 'why': why})
 
 
 def _describe(text: str) -> dict[str, str]:
@@ -104,8 +109,12 @@ def _describe(text: str) -> dict[str, str]:
             not _NAME.fullmatch(device) or
             at and not netutils.is_valid_ip(address)):
         return {}
-    kind = 'hwaddress' if _MAC.fullmatch(device) else 'net_ifacename'
-    settings = {'iface.transport_name': transport, f'iface.{kind}': device}
+    settings = {'iface.transport_name': transport}
+    hardware = _MAC.fullmatch(device)
+    if hardware:
+        settings['iface.hwaddress'] = hardware[1]
+    else:
+        settings['iface.net_ifacename'] = device
     if at:
         settings['iface.ipaddress'] = address
     return settings
@@ -116,6 +125,7 @@ class Login:
 
     :ivar name: the iface
     :ivar explicit: whether open-iscsi must be told it
+    :ivar group: of which one must succeed; None if no other iface may be used
     """
 
     def __init__(self, name: str, group: ty.Optional['_Group'] = None
@@ -145,75 +155,83 @@ class Ifaces:
     """The ifaces of a connector."""
 
     #: What was said already, by any of them.
-    _said: set[str] = set()
+    _said: set[tuple[str, ...]] = set()
 
     def __init__(self, connector: 'iscsi.ISCSIConnector',
                  transport: ty.Union[str, ty.Iterable[str]]) -> None:
         """Read which are asked for.
 
+        A connector is also made where none is needed, to tell what the host
+        is, so what is wrong is told by ``prepare``.
+
         :param transport: names or descriptions, a list or one with commas;
             if it is the default one, those of the configuration
-        :raises: InvalidParameterValue
         """
         texts = (transport.split(',') if isinstance(transport, str)
                  else list(transport))
-        self._given = texts != [DEFAULT]
-        if not self._given:
-            texts = cfg.CONF.os_brick.iscsi_ifaces or texts
         self._connector = connector
-        self._asked = [Iface.parse(text) for text in dict.fromkeys(texts)]
-        self._names = [iface.name for iface in self._asked]
+        #: One that is just named, as it was before there were several.
+        self._single = len(texts) == 1 and texts != [DEFAULT] and (
+            '=' not in texts[0])
+        if texts == [DEFAULT]:
+            texts = cfg.CONF.os_brick.iscsi_ifaces or texts
+        self._asked: list[Iface] = []
+        self._wrong: list[str] = []
+        for text in dict.fromkeys(texts):
+            self._ask(text)
+        self._usable = [iface.name for iface in self._asked] or [DEFAULT]
+
+    def _ask(self, text: str) -> None:
+        try:
+            iface = Iface.parse(text)
+            if iface.name in {other.name for other in self._asked}:
+                raise _invalid(text, _('there is another %s') % iface.name)
+            self._asked.append(iface)
+        except Unusable as error:
+            self._wrong.append(str(error))
 
     def transport(self) -> str:
-        """The iface for discoveries, and where there can be but one."""
-        if self._given and len(self._asked) == 1 and (
-                not self._asked[0].described and self._fallback):
-            self._names = [self._connector._validate_iface_transport(
-                self._names[0])]
-            if self._names == [DEFAULT]:
+        """The iface where there can be but one, as for names of devices."""
+        if self._single and self._asked and self._fallback:
+            name = self._connector._validate_iface_transport(
+                self._asked[0].name)
+            if name == DEFAULT:
                 self._asked = [Iface(DEFAULT)]
-        return next((name for name in self._names if name != DEFAULT),
+            self._usable = [name]
+        return next((name for name in self._usable if name != DEFAULT),
                     DEFAULT)
 
     @property
     def _fallback(self) -> bool:
         return cfg.CONF.os_brick.iscsi_iface_fallback
 
-    def recorded(self, transport: str) -> tuple[str, ...]:
-        """What the ifaces are in iscsiadm's list of discovered portals.
-
-        Discoveries were made over the default one, whatever the iface was.
-        """
-        names = {transport}
-        if len(self._asked) > 1 or transport not in _BUILT_IN:
-            names |= {DEFAULT, *self._names}
-        return tuple(f'Iface Name: {name}' for name in sorted(names) if name)
-
     def prepare(self) -> None:
         """Make sure of the ifaces and of the hardware they stand for.
 
         :raises: BrickException if none of them can be used
         """
-        self._names, reasons = [], []
+        usable, reasons = [], list(self._wrong)
         for iface in self._asked:
             try:
                 self._prepare(iface)
-                self._names.append(iface.name)
+                usable.append(iface.name)
             except Unusable as error:
                 reasons.append(str(error))
-        if not self._names:
+        if not usable:
             if not self._fallback:
                 raise exception.BrickException('; '.join(reasons))
-            self._names = [DEFAULT]
+            usable = [DEFAULT]
+        self._usable = usable
         for reason in reasons:
-            self._warn(_('%(reason)s. Volumes are connected over: %(names)s')
-                       % {'reason': reason, 'names': ', '.join(self._names)})
+            self.warn('%s. Volumes are connected over: %s', reason,
+                      ', '.join(usable))
 
     @classmethod
-    def _warn(cls, text: str) -> None:
-        if text not in cls._said:
-            cls._said.add(text)
-            LOG.warning(text)
+    def warn(cls, text: str, *values: str) -> None:
+        """Say it, if it was not said before."""
+        if (text, *values) not in cls._said:
+            cls._said.add((text, *values))
+            LOG.warning(text, *values)
 
     def _prepare(self, iface: Iface) -> None:
         if iface.name == DEFAULT:
@@ -246,13 +264,34 @@ class Ifaces:
                 for setting, value in record.items()} or None
 
     def _run(self, name: str, operation: str, *rest: str) -> None:
-        out, error = self._connector._run_iscsiadm_bare(
-            ['-m', 'iface', '-I', name, '--op', operation, *rest],
-            check_exit_code=False)
-        if error:
+        try:
+            self._connector._run_iscsiadm_bare(
+                ['-m', 'iface', '-I', name, '--op', operation, *rest])
+        except putils.ProcessExecutionError as error:
             raise Unusable(_('The iSCSI iface %(name)s could not be made or '
                              'changed: %(error)s') % {
-                'name': name, 'error': ' '.join(error.split())})
+                'name': name, 'error': ' '.join((error.stderr or '').split())
+                or error.exit_code})
+
+    def discover(self, properties: dict) -> list[iscsi_paths.Triple]:
+        """Discover the portals over the first iface by which there are any.
+
+        :raises: ProcessExecutionError of the last one
+        """
+        names = list(self._usable)
+        if self._fallback and DEFAULT not in names:
+            names.append(DEFAULT)
+        for name in names:
+            try:
+                found = self._connector._discover_iscsi_portals(
+                    path(properties, Login(name), alone=True))
+            except putils.ProcessExecutionError:
+                if name == names[-1]:
+                    raise
+                continue
+            if found:
+                return found
+        return []
 
     def over(self, paths: ty.Iterable[tuple]) -> list[tuple]:
         """Each portal, IQN and LUN, over each iface: with its login."""
@@ -262,36 +301,15 @@ class Ifaces:
              ) -> ty.Iterator[iscsi_paths.Properties]:
         """The same of paths that are tried in turn."""
         for properties in paths:
-            for login in self._logins():
-                attempt = iscsi_paths.path(
-                    properties, properties.alone and self._names == [DEFAULT])
-                attempt.login = login
-                yield attempt
+            logins = self._logins()
+            for login in logins:
+                yield path(properties, login,
+                           properties.alone and len(logins) == 1)
 
     def _logins(self) -> list[Login]:
-        can_fall_back = self._fallback and DEFAULT not in self._names
-        group = _Group(len(self._names)) if can_fall_back else None
-        return [Login(name, group) for name in self._names]
-
-    def to_end(self, properties: dict) -> ty.Iterator[dict]:
-        """What is to be disconnected of a target at a portal: each iface.
-
-        Those asked for, and any by which an idle session is there: they may
-        have been others when the volume was connected.
-        """
-        names = {iface.name for iface in self._asked} | {
-            name for session, name in sessions(properties).items()
-            if not iscsi_sessions.devices(session)}
-        if self._fallback:
-            names.add(DEFAULT)
-        if names == {DEFAULT}:
-            yield properties
-            return
-        for name in sorted(names):
-            path = iscsi_paths.path(properties, alone=True)
-            path.login = Login(name)
-            path.login.explicit = True
-            yield path
+        can_fall_back = self._fallback and DEFAULT not in self._usable
+        group = _Group(len(self._usable)) if can_fall_back else None
+        return [Login(name, group) for name in self._usable]
 
 
 def _verify(name: str, settings: ty.Mapping[str, str]) -> None:
@@ -335,6 +353,14 @@ def _hardware() -> set[str]:
     return found
 
 
+def path(properties: ty.Mapping[str, ty.Any], login: Login,
+         alone: bool) -> iscsi_paths.Properties:
+    """Properties of one of the paths, with its login."""
+    result = iscsi_paths.path(properties, alone and login.group is None)
+    result.login = login
+    return result
+
+
 def connect(method: ty.Callable[[dict], tuple], properties: dict) -> tuple:
     """Log in, and over the default iface if no other does."""
     login = getattr(properties, 'login', None)
@@ -349,12 +375,9 @@ def connect(method: ty.Callable[[dict], tuple], properties: dict) -> tuple:
         if failure:
             raise failure
         return result
-    Ifaces._warn(_('Logging in over the iSCSI iface %(name)s failed, or over '
-                   'others beside it. The default one is used.')
-                 % {'name': login.name})
-    instead = iscsi_paths.path(properties, alone=False)
-    instead.login = Login(DEFAULT)
-    return method(instead)
+    Ifaces.warn('Logging in over iSCSI iface %s failed, and over any other '
+                'that was asked for. The default one is used.', login.name)
+    return method(path(properties, Login(DEFAULT), alone=False))
 
 
 def name(connector: 'iscsi.ISCSIConnector', properties: dict) -> str:
@@ -371,8 +394,11 @@ def option(properties: dict, command: ty.Sequence[str]) -> tuple[str, ...]:
     return '-I', login.name
 
 
-def is_new(properties: dict, records: str) -> bool:
+def lacks_record(properties: dict, records: str) -> bool:
     """Whether the records of a node are those of other ifaces alone.
+
+    If there are any of others, iscsiadm must be told the iface from here on:
+    without it, it would log in over all of them.
 
     :param records: what iscsiadm shows of them
     """
@@ -380,17 +406,27 @@ def is_new(properties: dict, records: str) -> bool:
     names = re.findall(r'^iface\.iscsi_ifacename = (\S+)$', records, re.M)
     if not login or not names:
         return False
-    if names != [login.name]:
-        # Without its name iscsiadm would log in over the others.
-        login.explicit = True
+    login.explicit = login.explicit or names != [login.name]
     return login.name not in names
+
+
+def recorded(line: str, wanted: str) -> bool:
+    """Whether a line of discovered portals tells an iface to be recalled.
+
+    Only iSER's are kept apart. Others may be of a former configuration, or of
+    releases that discovered over the default one whatever was asked for.
+
+    :param wanted: such a line
+    """
+    if not line.startswith(_RECORDED):
+        return False
+    return line == wanted or line.removeprefix(_RECORDED) not in _BUILT_IN
 
 
 def has(session: str, properties: dict) -> bool:
     """Whether a session is over the iface to log in over."""
     login = getattr(properties, 'login', None)
-    return not login or _read('session', session, 'ifacename') in (
-        '', login.name)
+    return not login or _iface(session) in ('', login.name)
 
 
 def sessions(properties: dict) -> dict[str, str]:
@@ -405,8 +441,14 @@ def sessions(properties: dict) -> dict[str, str]:
         if (_read('session', number, 'targetname') == properties['target_iqn']
                 and address.lower() == host.strip('[]').lower() and
                 at == port):
-            found[number] = _read('session', number, 'ifacename') or DEFAULT
+            found[number] = _iface(number) or DEFAULT
     return found
+
+
+def _iface(session: str) -> str:
+    name = _read('session', session, 'ifacename')
+    # Adapters that log in by themselves have none.
+    return '' if name.startswith(('(', '<')) else name
 
 
 def _read(kind: str, number: str, attribute: str) -> str:

@@ -36,6 +36,7 @@ LOG = logging.getLogger(__name__)
 
 KEYS = ('target_portal', 'target_iqn', 'target_lun')
 _PORT = 3260
+_BLOCK = '/sys/block'
 
 #: Portal, IQN and LUN.
 Triple = tuple[str, str, ty.Any]
@@ -44,7 +45,7 @@ Triple = tuple[str, str, ty.Any]
 class Properties(dict):
     """Connection properties that were checked.
 
-    :ivar before: names of the devices that iSCSI had brought before
+    :ivar before: names of the iSCSI devices that were there already
     :ivar alone: whether no path but this one is tried
     :ivar login: how to log in; if None, as open-iscsi does by itself
     """
@@ -69,7 +70,8 @@ def checked(properties: ty.Mapping[str, ty.Any]) -> Properties:
              if properties.get(f'{key}s')}
     for key in KEYS:
         result.pop(f'{key}s', None)
-        if key in result:
+        # What a list tells need not be told again, so it may be anything.
+        if key in result and key not in given:
             result[key] = _CHECKS[key](key, result[key])
     if not given:
         _need(result, 'target_portal', 'target_iqn')
@@ -126,7 +128,8 @@ def _text(key: str, value: ty.Any) -> str:
 
 
 def _portal(key: str, value: ty.Any) -> str:
-    value = _text(key, value)
+    # The portal group tag is no part of what sessions are recognised by.
+    value = _text(key, value).partition(',')[0]
     if ':' in value.rpartition(']')[2] and not netutils.is_valid_ipv6(value):
         return value
     # The kernel shows it with its port, by which a session is recognised.
@@ -183,8 +186,9 @@ def limit_login(connector: 'iscsi.ISCSIConnector', properties: dict) -> None:
 def own(devices_map: dict, properties: ty.Mapping[str, ty.Any]) -> dict:
     """What a disconnection removes: nothing of other volumes.
 
-    A connection that fails leaves what was there before it. By a target that
-    Cinder did not name only what is known to be the same volume is removed.
+    A connection that fails leaves what was there before it. Of a target that
+    Cinder did not name only what is known to be the same volume is removed,
+    and its session and record are left alone if there is nothing.
 
     :param devices_map: names of the devices to be removed, and of those that
         stay, by portal and IQN
@@ -198,7 +202,8 @@ def own(devices_map: dict, properties: ty.Mapping[str, ty.Any]) -> dict:
     for (portal, iqn), (remove, stay) in devices_map.items():
         others = {device for device in remove if device in before or
                   iqn not in named and _wwid(device) not in volume}
-        result[portal, iqn] = remove - others, stay | others
+        if iqn in named or remove - others:
+            result[portal, iqn] = remove - others, stay | others
     return result
 
 
@@ -261,7 +266,7 @@ def check_same_volume(devices: ty.Iterable[str]) -> None:
 
 def _wwid(device: str) -> ty.Optional[str]:
     try:
-        with open(os.path.join('/sys/block', device, 'device/wwid')) as file:
+        with open(os.path.join(_BLOCK, device, 'device/wwid')) as file:
             return file.read().strip()
     except OSError:
         # Not all targets tell one.

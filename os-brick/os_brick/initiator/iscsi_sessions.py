@@ -16,9 +16,10 @@
 import glob
 import os
 
+_SESSIONS = '/sys/class/iscsi_session'
+
 
 def devices(session: str = '*') -> set[str]:
     """Names of the block devices that came by the session, or by any."""
-    return {os.path.basename(path) for path in glob.glob(
-        f'/sys/class/iscsi_session/session{session}/device/target*/*:*/block/'
-        '*')}
+    return {os.path.basename(path) for path in glob.glob(os.path.join(
+        _SESSIONS, f'session{session}', 'device/target*/*:*/block/*'))}

@@ -13,15 +13,18 @@
 
 """Credentials of targets, on an open-iscsi that is made up."""
 
+import logging
 from unittest import mock
 
 import ddt
+import fixtures
 from oslo_concurrency import processutils
 
 from os_brick import exception
 from os_brick.initiator.connectors import iscsi
 from os_brick.initiator import iscsi_credentials
 from os_brick.initiator import iscsi_ifaces
+from os_brick.initiator import iscsi_paths
 from os_brick.initiator import iscsi_sessions
 from os_brick.privileged import iscsi as records
 from os_brick.tests import base
@@ -105,9 +108,14 @@ class GiveTestCase(base.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.changed = ['node.session.auth.password']
+        self.there = True
         self.mock_object(records, 'update_node', self.given)
         self.written = []
+        #: What the sessions were made with.
+        self.made_with = {'username': 'user', 'password': 'secret-12345',
+                          'username_in': '', 'password_in': ''}
+        self.mock_object(records, 'session_has',
+                         lambda session, values: values == self.made_with)
         self.devices = {}
         self.mock_object(iscsi_ifaces, 'sessions',
                          lambda properties: set(self.host.sessions))
@@ -116,7 +124,7 @@ class GiveTestCase(base.TestCase):
 
     def given(self, target, portal, settings):
         self.written.append((target, portal, settings))
-        return self.changed
+        return self.there
 
     def connect(self, *sessions, refuses=False, **more):
         self.host = OpenISCSI(*sessions)
@@ -124,7 +132,7 @@ class GiveTestCase(base.TestCase):
         connector = iscsi.ISCSIConnector(None, execute=self.host.execute)
         try:
             return connector._connect_to_iscsi_portal_unsafe(
-                NODE | CHAP | more)
+                iscsi_paths.path(NODE | CHAP | more, alone=False))
         finally:
             self.assertNotIn('secret', ' '.join(self.host.commands))
 
@@ -133,7 +141,10 @@ class GiveTestCase(base.TestCase):
         self.assertEqual([(IQN, PORTAL, {
             'node.session.auth.authmethod': 'CHAP',
             'node.session.auth.username': 'user',
-            'node.session.auth.password': 'secret-12345'})], self.written)
+            'node.session.auth.password': 'secret-12345',
+            # Those of a volume before it are removed.
+            'node.session.auth.username_in': '',
+            'node.session.auth.password_in': ''})], self.written)
 
     def test_mutual(self):
         self.connect(**MUTUAL)
@@ -142,15 +153,18 @@ class GiveTestCase(base.TestCase):
         self.assertEqual('secret-54321',
                          settings['node.session.auth.password_in'])
 
+    def test_none(self):
+        self.assertEqual(('1', True), self.connect(auth_method=None))
+        self.assertEqual([], self.written)
+
     def test_no_record(self):
-        self.changed = None
-        self.mock_object(iscsi.utils, '_time_sleep')
+        self.there = False
         error = self.assertRaises(exception.BrickException, self.connect)
         self.assertIn('/etc/iscsi', str(error))
+        self.assertIn('iscsi_databases', str(error))
         self.assertIn(IQN, str(error))
 
     def test_same_as_before(self):
-        self.changed = []
         self.devices['4'] = {'sda'}
         self.assertEqual(('4', True), self.connect('4'))
         self.assertEqual(['4'], self.host.sessions)
@@ -158,26 +172,60 @@ class GiveTestCase(base.TestCase):
 
     def test_other_than_those_of_an_idle_session(self):
         """It ends; the login that follows authenticates."""
+        self.made_with['password'] = 'secret-before'
         self.assertEqual(('1', True), self.connect('4'))
         self.assertIn('-m session -r 4 --logout', self.host.commands)
 
+    def trial(self, refuses=False):
+        self.made_with['password'] = 'secret-before'
+        self.devices['4'] = {'sda'}
+        return self.connect('4', refuses=refuses)
+
     def test_other_than_those_of_a_session_in_use(self):
         """They are tried, in a session for that alone."""
-        self.devices['4'] = {'sda'}
-        self.assertEqual(('4', True), self.connect('4'))
+        self.assertEqual(('4', True), self.trial())
         self.assertEqual(['4'], self.host.sessions)
         self.assertEqual(
             ['-m session -r 4 --op new', '-m session -r 5 --logout'],
             [command for command in self.host.commands if '-r' in command])
 
+    def test_trial_is_limited_as_a_login_is(self):
+        self.trial()
+        limit, = [number for number, command in enumerate(self.host.commands)
+                  if 'initial_login_retry_max' in command]
+        trial, = [number for number, command in enumerate(self.host.commands)
+                  if '-r 4' in command]
+        self.assertLess(limit, trial)
+
     def test_refused_while_a_session_is_in_use(self):
-        self.devices['4'] = {'sda'}
-        self.assertRaises(processutils.ProcessExecutionError, self.connect,
-                          '4', refuses=True)
-        self.assertEqual(['4'], self.host.sessions)
-        # They are tried the next time, too.
-        self.assertEqual({'node.session.auth.authmethod': 'None'},
-                         self.written[-1][2])
+        for _ in range(2):
+            # And each time again.
+            self.assertRaises(processutils.ProcessExecutionError, self.trial,
+                              refuses=True)
+            self.assertEqual(['4'], self.host.sessions)
+
+    def test_session_of_another_iface(self):
+        self.mock_object(iscsi_ifaces, 'has', lambda *args: False)
+        self.made_with['password'] = 'secret-before'
+        self.connect('4')
+        self.assertNotIn('-r', ' '.join(self.host.commands))
+
+    def test_not_in_logs(self):
+        """Whatever is in it."""
+        output = self.useFixture(fixtures.FakeLogger(level=logging.DEBUG))
+        connector = iscsi.ISCSIConnector(None, execute=OpenISCSI('4').execute)
+        self.mock_object(connector, '_connect_to_iscsi_portal',
+                         lambda properties: ('4', False))
+        self.mock_object(connector._linuxscsi, 'get_hctl',
+                         lambda *args: ('4', '0', '0', '1'))
+        self.mock_object(connector._linuxscsi, 'device_name_by_hctl',
+                         lambda *args: 'sda')
+        connector._connect_vol(1, NODE | CHAP | {
+            'auth_password': "it's-secret-77"}, {
+                'num_logins': 0, 'found_devices': [], 'stopped_threads': 0,
+                'just_added_devices': [], 'stop_connecting': False})
+        self.assertIn('Connected to sda', output.output)
+        self.assertNotIn('secret', output.output)
 
 
 class DiscoveryTestCase(base.TestCase):
@@ -186,7 +234,7 @@ class DiscoveryTestCase(base.TestCase):
         super().setUp()
         self.there = True
         self.mock_object(records, 'update_discovery',
-                         lambda *args: [] if self.there else None)
+                         lambda *args: self.there)
 
     def discover(self):
         commands = []

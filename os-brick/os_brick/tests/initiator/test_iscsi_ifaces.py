@@ -24,7 +24,6 @@ from os_brick import exception
 from os_brick.initiator.connectors import iscsi
 from os_brick.initiator import iscsi_ifaces
 from os_brick.initiator import iscsi_paths
-from os_brick.initiator import iscsi_sessions
 from os_brick.tests import base
 
 PORTAL, OTHER = '192.0.2.1:3260', '198.51.100.1:3260'
@@ -63,7 +62,8 @@ class OpenISCSI:
         accepted = (range(256) if check_exit_code is False else
                     [0] if check_exit_code in (0, True) else check_exit_code)
         if code not in accepted:
-            raise processutils.ProcessExecutionError(exit_code=code)
+            raise processutils.ProcessExecutionError(
+                exit_code=code, stderr=f'error {code}\n')
         return out, f'error {code}' if code else ''
 
     def _iface(self, given, command):
@@ -143,12 +143,11 @@ class HostTestCase(base.TestCase):
         super().setUp()
         self.sys = self.useFixture(Sys())
         self.mock_object(iscsi_ifaces, '_SYS', self.sys.path)
-        self.devices = {}
-        self.mock_object(iscsi_sessions, 'devices',
-                         lambda session='*': self.devices.get(session, set()))
         self.mock_object(iscsi_ifaces.Ifaces, '_said', set())
         self.warnings = []
-        self.mock_object(iscsi_ifaces.LOG, 'warning', self.warnings.append)
+        self.mock_object(iscsi_ifaces.LOG, 'warning',
+                         lambda text, *values: self.warnings.append(
+                             text % values))
         for device in ('eth1', 'eth2'):
             self.sys.write(f'net/{device}/address', '02:00:00:00:00:01')
         self.host = OpenISCSI(self.sys)
@@ -171,9 +170,8 @@ class HostTestCase(base.TestCase):
         paths = self.made.ifaces.over(
             self.made._get_all_targets(iscsi_paths.checked(properties)))
         for portal, iqn, lun, login in paths:
-            path = iscsi_paths.path(properties, alone=False)
+            path = iscsi_ifaces.path(properties, login, alone=False)
             path.update(target_portal=portal, target_iqn=iqn, target_lun=lun)
-            path.login = login
             self.made._connect_to_iscsi_portal(path)
         return sorted(self.host.sessions.values())
 
@@ -192,6 +190,8 @@ class ParseTestCase(base.TestCase):
         (' left ', 'left', {}),
         (f'cxgb4i.{MAC}', f'cxgb4i.{MAC}',
          {'iface.transport_name': 'cxgb4i', 'iface.hwaddress': MAC}),
+        (f'qla4xxx.{MAC}.ipv4.0', f'qla4xxx.{MAC}.ipv4.0',
+         {'iface.transport_name': 'qla4xxx', 'iface.hwaddress': MAC}),
         ('tcp.eth1', 'tcp.eth1', {'iface.transport_name': 'tcp',
                                   'iface.net_ifacename': 'eth1'}),
         (f'hba=qedi.{MAC}@192.0.2.7', 'hba',
@@ -209,9 +209,10 @@ class ParseTestCase(base.TestCase):
 
     @ddt.data('', '-I', '../x', 'a b', 'x' * 65, 'x=', 'x=tcp', 'x=tcp.',
               'x=udp.eth1', 'x=tcp.eth1@', 'x=tcp.eth1@nowhere',
-              'x=tcp.../eth1', '=tcp.eth1')
+              'x=tcp.../eth1', '=tcp.eth1', 'default=tcp.eth1',
+              'iser=tcp.eth1')
     def test_refused(self, text):
-        error = self.assertRaises(exception.InvalidParameterValue,
+        error = self.assertRaises(iscsi_ifaces.Unusable,
                                   iscsi_ifaces.Iface.parse, text)
         self.assertIn(repr(text), str(error))
 
@@ -254,7 +255,7 @@ class PrepareTestCase(HostTestCase):
     def prepare(self, transport):
         connector = self.connector(transport)
         connector.ifaces.prepare()
-        return connector.ifaces._names
+        return connector.ifaces._usable
 
     def test_made(self):
         self.assertEqual(['new'], self.prepare('new=tcp.eth1@192.0.2.7'))
@@ -315,6 +316,15 @@ class PrepareTestCase(HostTestCase):
 
     def test_none_of_the_name(self):
         self.assertIn('lost', self.absent('lost'))
+
+    def test_wrong_and_twice(self):
+        """Told when a volume is connected, not when the host is looked at."""
+        connector = self.connector('left=tcp.eth1,left=tcp.eth2,a b')
+        connector.ifaces.prepare()
+        self.assertEqual(['left'], connector.ifaces._usable)
+        self.assertEqual(2, len(self.warnings))
+        self.assertIn('another left', self.warnings[0])
+        self.assertIn("'a b'", self.warnings[1])
 
     def test_not_allowed(self):
         def refuse(given, command):
@@ -412,6 +422,138 @@ class LoginTestCase(HostTestCase):
         self.assertTrue(path.alone)
 
 
+class DiscoveryTestCase(HostTestCase):
+
+    def discover(self, transport, *dead):
+        self.tried = []
+
+        def discovery(given, command):
+            self.tried.append(given['-I'])
+            return (4, '') if given['-I'] in dead else (
+                0, f'{PORTAL},1 {IQN}\n{OTHER},1 {IQN}\n')
+
+        self.host._discovery = discovery
+        connector = self.connector(transport)
+        connector.ifaces.prepare()
+        return sorted(
+            portal for portal, *__ in iscsi_paths.discovered(connector, NODE))
+
+    def test_over_the_iface(self):
+        self.assertEqual([PORTAL, OTHER], self.discover('left'))
+        self.assertEqual(['left'], self.tried)
+
+    def test_over_another(self):
+        self.assertEqual([PORTAL, OTHER], self.discover('left,right', 'left'))
+        self.assertEqual(['left', 'right'], self.tried)
+
+    def test_over_what_can_be_used(self):
+        self.assertEqual([PORTAL, OTHER], self.discover('x=tcp.eth9'))
+        self.assertEqual(['default'], self.tried)
+
+    def test_over_the_default(self):
+        self.assertEqual([PORTAL, OTHER], self.discover('left', 'left'))
+        self.assertEqual(['left', 'default'], self.tried)
+        self.forbid_fallback()
+        self.assertEqual([PORTAL], self.discover('left', 'left'))
+
+    def test_recalled(self):
+        """Of any configuration; iSER's are apart."""
+        for name, wanted, expected in (
+                ('default', 'default', True), ('default', 'iser', False),
+                ('iser', 'default', False), ('right', 'default', True),
+                ('right', 'iser', True)):
+            self.assertEqual(expected, iscsi_ifaces.recorded(
+                f'Iface Name: {name}', f'Iface Name: {wanted}'))
+        self.assertFalse(iscsi_ifaces.recorded('iSNS:',
+                                               'Iface Name: default'))
+
+
+class ConnectTestCase(HostTestCase):
+    """The connector's own ways to the ifaces."""
+
+    def logins(self, use_multipath):
+        connector = self.connector('left,right', use_multipath=use_multipath)
+        self.mock_object(connector, 'check_multipath')
+        self.mock_object(connector, '_cleanup_connection')
+        seen = []
+
+        def connect(rescans, properties, data):
+            seen.append((properties['target_portal'], properties.login.name))
+            data['stopped_threads'] += 1
+
+        self.mock_object(connector, '_connect_vol', connect)
+        self.assertRaises(exception.VolumeDeviceNotFound,
+                          connector.connect_volume, PLURAL)
+        return seen
+
+    def test_multipath(self):
+        self.assertEqual(
+            {(portal, iface) for portal in (PORTAL, OTHER)
+             for iface in ('left', 'right')}, set(self.logins(True)))
+
+    def test_in_turn(self):
+        self.assertEqual(
+            [(portal, iface) for portal in (PORTAL, OTHER)
+             for iface in ('left', 'right')], self.logins(False)[:4])
+
+    def test_prepared(self):
+        self.fixture.config(iscsi_iface_fallback=False, group='os_brick')
+        connector = self.connector('x=tcp.eth9')
+        self.mock_object(connector, 'check_multipath')
+        error = self.assertRaises(exception.BrickException,
+                                  connector.connect_volume, NODE)
+        self.assertIn('eth9', str(error))
+
+    def test_failure_of_one_that_may_not_fall_back(self):
+        """It is raised as it is."""
+        self.forbid_fallback()
+
+        def method(properties):
+            raise ValueError('broken')
+
+        connector = self.connector('left')
+        login, = connector.ifaces._logins()
+        self.assertRaises(ValueError, iscsi_ifaces.connect, method,
+                          iscsi_ifaces.path(NODE, login, True))
+
+    def test_failure_while_others_may_succeed(self):
+        def method(properties):
+            raise ValueError('broken')
+
+        connector = self.connector('left,right')
+        first, last = (iscsi_ifaces.path(NODE, login, False)
+                       for login in connector.ifaces._logins())
+        self.assertRaises(ValueError, iscsi_ifaces.connect, method, first)
+        # The last one falls back.
+        self.assertEqual((7, True), iscsi_ifaces.connect(
+            lambda properties: (7, True)
+            if properties.login.name == 'default' else (None, None), last))
+
+    def test_success_is_kept_in_mind(self):
+        connector = self.connector('left,right')
+        first, last = (iscsi_ifaces.path(NODE, login, False)
+                       for login in connector.ifaces._logins())
+        iscsi_ifaces.connect(lambda properties: (7, True), first)
+        self.assertEqual((None, None), iscsi_ifaces.connect(
+            lambda properties: (None, None), last))
+
+    def test_sessions(self):
+        for number, iface in (('3', 'left'), ('4', '(null)')):
+            self.sys.write(f'iscsi_session/session{number}/targetname', IQN)
+            self.sys.write(f'iscsi_session/session{number}/ifacename', iface)
+            folder = f'iscsi_connection/connection{number}:0'
+            self.sys.write(f'{folder}/persistent_address', '2001:db8::1')
+            self.sys.write(f'{folder}/persistent_port', '3260')
+        self.assertEqual(
+            {'3': 'left', '4': 'default'},
+            iscsi_ifaces.sessions(NODE | {
+                'target_portal': '[2001:DB8::1]:3260'}))
+        login, = self.connector('right').ifaces._logins()
+        properties = iscsi_ifaces.path(NODE, login, True)
+        self.assertFalse(iscsi_ifaces.has('3', properties))
+        self.assertTrue(iscsi_ifaces.has('4', properties))
+
+
 class LogoutTestCase(HostTestCase):
 
     def test_all_that_was_made(self):
@@ -432,14 +574,6 @@ class LogoutTestCase(HostTestCase):
         self.disconnect(self.connector('right'), PORTAL)
         self.assertEqual({}, self.host.sessions)
         self.assertEqual({}, self.host.nodes)
-
-    def test_session_of_another_iface_with_devices(self):
-        self.connect('left')
-        self.devices['1'] = {'sda'}
-        self.connect('right')
-        self.disconnect(self.made, PORTAL)
-        self.assertEqual([(PORTAL, 'left')],
-                         list(self.host.sessions.values()))
 
     def test_default(self):
         """As it ever was."""

@@ -14,8 +14,10 @@
 """Paths to a volume, on an open-iscsi that is made up."""
 
 import functools
+import os
 
 import ddt
+import fixtures
 from oslo_concurrency import processutils
 
 from os_brick import exception
@@ -56,6 +58,10 @@ class CheckedTestCase(base.TestCase):
           'target_luns': [1, 1, '1']},
          {'target_portals': [A, B], 'target_iqns': [IQN] * 2,
           'target_luns': [1, 1]}),
+        # What a list tells need not be told again.
+        (PLURAL | {'target_portal': None, 'target_lun': None},
+         PLURAL | {'target_portal': None, 'target_lun': None}),
+        (SINGULAR | {'target_portal': f'{A},1'}, SINGULAR),
         (SINGULAR | {'target_portal': '192.0.2.1'}, SINGULAR),
         (SINGULAR | {'target_portal': '2001:db8::1'},
          SINGULAR | {'target_portal': '[2001:db8::1]:3260'}),
@@ -209,6 +215,7 @@ class OtherVolumesTestCase(HostTestCase):
 
     def setUp(self):
         super().setUp()
+        self.wwid, self.devices = iscsi_paths._wwid, iscsi_sessions.devices
         self.wwids = {'sda': 'naa.1', 'sdb': 'naa.1', 'sdc': 'naa.2',
                       'sdd': None, 'sde': None}
         self.mock_object(iscsi_paths, '_wwid', self.wwids.get)
@@ -236,9 +243,53 @@ class OtherVolumesTestCase(HostTestCase):
 
     def test_target_that_was_not_named_without_names(self):
         self.assertEqual(
-            {(A, IQN): ({'sdd'}, set()), (B, OTHER): (set(), {'sde'})},
+            {(A, IQN): ({'sdd'}, set())},
             iscsi_paths.own({(A, IQN): ({'sdd'}, set()),
                              (B, OTHER): ({'sde'}, set())}, SINGULAR))
+
+    def test_session_of_a_target_that_was_not_named(self):
+        """One with no devices may be about to get some."""
+        self.assertEqual(
+            {(A, IQN): (set(), set())},
+            iscsi_paths.own({(A, IQN): (set(), set()),
+                             (B, OTHER): (set(), set())}, SINGULAR))
+
+    def test_wwid(self):
+        root = self.useFixture(fixtures.TempDir()).path
+        self.mock_object(iscsi_paths, '_BLOCK', root)
+        os.makedirs(os.path.join(root, 'sda', 'device'))
+        with open(os.path.join(root, 'sda', 'device', 'wwid'), 'w') as file:
+            file.write('naa.6001405\n')
+        self.assertEqual('naa.6001405', self.wwid('sda'))
+        self.assertIsNone(self.wwid('sdb'))
+
+    def test_disconnected(self):
+        """Nothing was there before, to whom this was another's."""
+        self.mock_object(iscsi_sessions, 'devices', lambda: {'sda', 'sdb'})
+        self.mock_object(self.connector, '_get_connection_devices',
+                         lambda *args: {(A, IQN): ({'sda'}, {'sdc'}),
+                                        (B, IQN): ({'sdb'}, set())})
+        removed = self.mock_object(linuxscsi.LinuxSCSI, 'remove_connection',
+                                   return_value=None)
+        ended = self.mock_object(self.connector,
+                                 '_disconnect_from_iscsi_portal')
+        self.connector.disconnect_volume(
+            {'target_portals': [A, B], 'target_iqn': IQN, 'target_lun': '1'},
+            None)
+        self.assertEqual({'sda', 'sdb'}, removed.call_args[0][0])
+        self.assertEqual([B], [call[0][0]['target_portal']
+                               for call in ended.call_args_list])
+
+    def test_devices_of_sessions(self):
+        root = self.useFixture(fixtures.TempDir()).path
+        self.mock_object(iscsi_sessions, '_SESSIONS', root)
+        for session, lun, disk in ((3, 0, 'sda'), (3, 1, 'sdb'),
+                                   (4, 0, 'sdc')):
+            os.makedirs(os.path.join(
+                root, f'session{session}', 'device', f'target{session}:0:0',
+                f'{session}:0:0:{lun}', 'block', disk))
+        self.assertEqual({'sda', 'sdb', 'sdc'}, self.devices())
+        self.assertEqual({'sda', 'sdb'}, self.devices('3'))
 
     def test_failed_connection_leaves_what_was_there(self):
         self.mock_object(iscsi_sessions, 'devices', lambda: {'sdc'})

@@ -15,6 +15,8 @@
 
 import os
 
+import fixtures
+
 import os_brick.privileged
 from os_brick.privileged import iscsi as records
 from os_brick.tests import base
@@ -39,9 +41,10 @@ class RecordsTestCase(base.TestCase):
         super().setUp()
         os_brick.privileged.default.set_client_mode(False)
         self.addCleanup(os_brick.privileged.default.set_client_mode, True)
-        self.root = self.useFixture(base.fixtures.TempDir()).path
-        self.mock_object(records, 'ROOTS',
-                         (os.path.join(self.root, 'none'), self.root))
+        self.root = self.useFixture(fixtures.TempDir()).path
+        self.fixture.config(
+            iscsi_databases=[os.path.join(self.root, 'none'), self.root],
+            group='os_brick')
 
     def write(self, *names, text=RECORD):
         path = os.path.join(self.root, *names)
@@ -58,13 +61,10 @@ class RecordsTestCase(base.TestCase):
 
     def test_record_of_a_portal(self):
         path = self.write('nodes', TARGET, '192.0.2.1,3260')
+        self.assertTrue(records.update_node(TARGET, '192.0.2.1:3260', CHAP))
         self.assertEqual(
-            sorted(CHAP),
-            records.update_node(TARGET, '192.0.2.1:3260', CHAP))
-        self.assertEqual(
-            RECORD.replace('node.session.auth.authmethod = None\n', '')
-            .replace('# END', 'node.session.auth.authmethod = CHAP\n'
-                     'node.session.auth.password = a\\1 = b\n# END'),
+            RECORD.replace('authmethod = None', 'authmethod = CHAP').replace(
+                '# END', 'node.session.auth.password = a\\1 = b\n# END'),
             self.read(path))
         self.assertEqual(0o600, os.stat(path).st_mode & 0o777)
 
@@ -72,9 +72,54 @@ class RecordsTestCase(base.TestCase):
         path = self.write('nodes', TARGET, '192.0.2.1,3260')
         records.update_node(TARGET, '192.0.2.1:3260', CHAP)
         before = self.read(path)
-        self.assertEqual(
-            [], records.update_node(TARGET, '192.0.2.1:3260', CHAP))
+        self.assertTrue(records.update_node(TARGET, '192.0.2.1:3260', CHAP))
         self.assertEqual(before, self.read(path))
+
+    def test_removed(self):
+        name = 'node.session.auth.password_in'
+        path = self.write('nodes', TARGET, '192.0.2.1,3260')
+        records.update_node(TARGET, '192.0.2.1:3260', {name: 'secret'})
+        self.assertIn(f'{name} = secret', self.read(path))
+        records.update_node(TARGET, '192.0.2.1:3260', {name: ''})
+        self.assertEqual(RECORD, self.read(path).rstrip('\n') + '\n')
+
+    def test_what_is_not_utf_8(self):
+        path = self.write('nodes', TARGET, '192.0.2.1,3260')
+        with open(path, 'rb+') as file:
+            file.write(RECORD.encode().replace(b'manual', b'm\xe4\x85n'))
+        records.update_node(TARGET, '192.0.2.1:3260', CHAP)
+        with open(path, 'rb') as file:
+            self.assertIn(b'm\xe4\x85n', file.read())
+
+    def test_no_way_out(self):
+        victim = self.write('victim,3260')
+        for target in (self.root, '..', '', '../..', 'a/b', 'a\0'):
+            self.assertRaises(ValueError, records.update_node, target,
+                              'victim:3260', CHAP)
+        self.assertRaises(ValueError, records.update_node, TARGET,
+                          '../../victim:3260', CHAP)
+        self.assertRaises(ValueError, records.session_has, '../x', {})
+        self.assertEqual(RECORD, self.read(victim))
+
+    def test_only_credentials(self):
+        self.write('nodes', TARGET, '192.0.2.1,3260')
+        for settings in ({'node.startup': 'automatic'},
+                         {'node.session.auth.username': 'a\nnode.x = b'}):
+            self.assertRaises(ValueError, records.update_node, TARGET,
+                              '192.0.2.1:3260', settings)
+
+    def test_session(self):
+        self.mock_object(records, '_SESSIONS', self.root)
+        self.write('session3', 'username', text='user\n')
+        self.write('session3', 'password', text='secret\n')
+        self.write('session3', 'username_in', text='(null)\n')
+        given = {'username': 'user', 'password': 'secret', 'username_in': '',
+                 'password_in': ''}
+        self.assertTrue(records.session_has('3', given))
+        for name, value in (('username', 'me'), ('password', 'Secret'),
+                            ('password', ''), ('username_in', 'you')):
+            self.assertFalse(records.session_has('3', given | {name: value}))
+        self.assertTrue(records.session_has('4', given))
 
     def test_records_of_all_ifaces(self):
         paths = [self.write('nodes', TARGET, '192.0.2.1,3260,1', iface)
@@ -107,20 +152,20 @@ class RecordsTestCase(base.TestCase):
                             {'node.session.auth.password': 'y'})
         text = self.read(path)
         self.assertEqual(length, len(text))
-        self.assertTrue(text.rstrip('\n').endswith(
-            'node.session.auth.password = y\n# END RECORD'))
+        self.assertIn('\nnode.session.auth.password = y\n', text)
+        self.assertTrue(text.rstrip('\n').endswith('\n# END RECORD'))
         self.assertNotIn('x' * 9, text)
 
     def test_none(self):
         self.write('nodes', TARGET, '192.0.2.1,3261')
-        self.assertIsNone(records.update_node(TARGET, '192.0.2.1:3260', CHAP))
-        self.assertIsNone(records.update_discovery('192.0.2.1:3260', CHAP))
+        self.assertFalse(records.update_node(TARGET, '192.0.2.1:3260', CHAP))
+        self.assertFalse(records.update_discovery('192.0.2.1:3260', CHAP))
 
     def test_discovery(self):
         path = self.write('send_targets', '192.0.2.1,3260', 'st_config',
                           text='# BEGIN RECORD 2.1.8\n# END RECORD\n')
         name = 'discovery.sendtargets.auth.username'
-        self.assertEqual(
-            [name], records.update_discovery('192.0.2.1:3260', {name: 'me'}))
+        self.assertTrue(
+            records.update_discovery('192.0.2.1:3260', {name: 'me'}))
         self.assertEqual(f'{BEGIN}{name} = me\n# END RECORD\n',
                          self.read(path))
