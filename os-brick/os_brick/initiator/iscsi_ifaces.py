@@ -125,30 +125,38 @@ class Login:
 
     :ivar name: the iface
     :ivar explicit: whether open-iscsi must be told it
-    :ivar group: of which one must succeed; None if no other iface may be used
+    :ivar group: of those that are made at the same time; None if the default
+        iface may not be used instead
+    :ivar again: whether it is the one to try that at its portal
     """
 
-    def __init__(self, name: str, group: ty.Optional['_Group'] = None
-                 ) -> None:
+    def __init__(self, name: str, group: ty.Optional['_Group'] = None,
+                 again: bool = False) -> None:
         self.name = name
         self.explicit = name != DEFAULT
         self.group = group
+        self.again = again
 
 
 class _Group:
-    """Logins over several ifaces, of which one is needed."""
+    """Logins for one volume, of which one session is enough."""
 
     def __init__(self, count: int) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._left = count
         self._done = False
 
     def ended(self, well: bool) -> bool:
-        """Whether all have failed now; each says how it ended once."""
-        with self._lock:
+        """Whether all have failed; returns when that is known.
+
+        Each says once how it ended.
+        """
+        with self._changed:
             self._left -= 1
             self._done = self._done or well
-            return not (self._left or self._done)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._done or not self._left)
+            return not self._done
 
 
 class Ifaces:
@@ -294,22 +302,54 @@ class Ifaces:
         return []
 
     def over(self, paths: ty.Iterable[tuple]) -> list[tuple]:
-        """Each portal, IQN and LUN, over each iface: with its login."""
-        return [(*path, login) for path in paths for login in self._logins()]
+        """Each portal, IQN and LUN, over each iface: with its login.
+
+        They are made at the same time. If none of them succeeds, there is one
+        at each portal that tries the default iface.
+        """
+        every = [(each, name) for each in paths for name in self._usable]
+        group = _Group(len(every)) if self._falls_back else None
+        return [(*each, Login(name, group, name == self._usable[0]))
+                for each, name in every]
 
     def each(self, paths: ty.Iterable[iscsi_paths.Properties]
              ) -> ty.Iterator[iscsi_paths.Properties]:
         """The same of paths that are tried in turn."""
-        for properties in paths:
-            logins = self._logins()
-            for login in logins:
-                yield path(properties, login,
-                           properties.alone and len(logins) == 1)
+        every = list(paths)
+        alone = len(self._usable) == 1 and not self._falls_back
+        for properties in every:
+            for name in self._usable:
+                yield path(properties, Login(name), properties.alone and alone)
+        if self._falls_back:
+            self._say_it_falls_back()
+            for properties in every:
+                yield path(properties, Login(DEFAULT), properties.alone)
 
-    def _logins(self) -> list[Login]:
-        can_fall_back = self._fallback and DEFAULT not in self._usable
-        group = _Group(len(self._usable)) if can_fall_back else None
-        return [Login(name, group) for name in self._usable]
+    @property
+    def _falls_back(self) -> bool:
+        return self._fallback and DEFAULT not in self._usable
+
+    def _say_it_falls_back(self) -> None:
+        self.warn('No login over iSCSI iface %s succeeded. The default one is '
+                  'used.', ', '.join(self._usable))
+
+    def connect(self, method: ty.Callable[[dict], tuple],
+                properties: dict) -> tuple:
+        """Log in, and over the default iface if no others do."""
+        login = getattr(properties, 'login', None)
+        if login is None or login.group is None:
+            return method(properties)
+        result, failure = (None, None), None
+        try:
+            result = method(properties)
+        except Exception as error:
+            failure = error
+        if login.group.ended(well=bool(result[0])) and login.again:
+            self._say_it_falls_back()
+            return method(path(properties, Login(DEFAULT), alone=False))
+        if failure:
+            raise failure
+        return result
 
 
 def _verify(name: str, settings: ty.Mapping[str, str]) -> None:
@@ -359,25 +399,6 @@ def path(properties: ty.Mapping[str, ty.Any], login: Login,
     result = iscsi_paths.path(properties, alone and login.group is None)
     result.login = login
     return result
-
-
-def connect(method: ty.Callable[[dict], tuple], properties: dict) -> tuple:
-    """Log in, and over the default iface if no other does."""
-    login = getattr(properties, 'login', None)
-    if login is None or login.group is None:
-        return method(properties)
-    result, failure = (None, None), None
-    try:
-        result = method(properties)
-    except Exception as error:
-        failure = error
-    if not login.group.ended(well=bool(result[0])):
-        if failure:
-            raise failure
-        return result
-    Ifaces.warn('Logging in over iSCSI iface %s failed, and over any other '
-                'that was asked for. The default one is used.', login.name)
-    return method(path(properties, Login(DEFAULT), alone=False))
 
 
 def name(connector: 'iscsi.ISCSIConnector', properties: dict) -> str:

@@ -31,6 +31,6 @@ OPTS = [
                 default=True,
                 help='Connect over open-iscsi\'s default iface where no '
                      'other that was asked for can be used, or lets log in '
-                     'to a portal. If not, the volume is not connected, or '
-                     'not by that portal.'),
+                     'to any portal of the volume. If not, the volume is not '
+                     'connected then.'),
 ]

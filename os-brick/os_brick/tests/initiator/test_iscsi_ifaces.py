@@ -13,6 +13,7 @@
 
 """Ifaces, on an open-iscsi and a sysfs that are made up."""
 
+from concurrent import futures
 import os
 
 import ddt
@@ -169,10 +170,12 @@ class HostTestCase(base.TestCase):
         self.made.ifaces.prepare()
         paths = self.made.ifaces.over(
             self.made._get_all_targets(iscsi_paths.checked(properties)))
-        for portal, iqn, lun, login in paths:
-            path = iscsi_ifaces.path(properties, login, alone=False)
-            path.update(target_portal=portal, target_iqn=iqn, target_lun=lun)
-            self.made._connect_to_iscsi_portal(path)
+        with futures.ThreadPoolExecutor(len(paths)) as executor:
+            for portal, iqn, lun, login in paths:
+                path = iscsi_ifaces.path(properties, login, alone=False)
+                path.update(target_portal=portal, target_iqn=iqn,
+                            target_lun=lun)
+                executor.submit(self.made._connect_to_iscsi_portal, path)
         return sorted(self.host.sessions.values())
 
     def disconnect(self, connector, *portals):
@@ -395,12 +398,19 @@ class LoginTestCase(HostTestCase):
         self.host.dead = {'left'}
         self.assertEqual([], self.connect('left'))
 
-    def test_default_only_where_no_other_does(self):
+    def test_default_only_if_no_other_does(self):
+        """A portal that is dead needs no more than it takes to know."""
         self.host.dead = {(PORTAL, 'left'), (OTHER, 'left'),
                           (OTHER, 'right')}
-        self.assertEqual(
-            [(PORTAL, 'right'), (OTHER, 'default')],
-            self.connect('left,right', PLURAL))
+        self.assertEqual([(PORTAL, 'right')],
+                         self.connect('left,right', PLURAL))
+        self.assertNotIn('default', [name for __, name in self.host.logins])
+
+    def test_default_at_each_portal(self):
+        self.host.dead = {'left', 'right'}
+        self.assertEqual([(PORTAL, 'default'), (OTHER, 'default')],
+                         self.connect('left,right', PLURAL))
+        self.assertEqual(6, len(self.host.logins))
 
     def test_default_among_them(self):
         self.host.dead = {'left'}
@@ -409,9 +419,14 @@ class LoginTestCase(HostTestCase):
                          self.host.logins)
 
     def test_in_turn(self):
-        """With one path, the first that works."""
+        """With one path, the first that works; at last the default one."""
         connector = self.connector('left,right')
         connector.ifaces.prepare()
+        names = [(path.login.name, path.alone)
+                 for path in connector.ifaces.each(iscsi_paths.each([NODE]))]
+        self.assertEqual([('left', False), ('right', False),
+                          ('default', True)], names)
+        self.forbid_fallback()
         names = [(path.login.name, path.alone)
                  for path in connector.ifaces.each(iscsi_paths.each([NODE]))]
         self.assertEqual([('left', False), ('right', False)], names)
@@ -504,38 +519,38 @@ class ConnectTestCase(HostTestCase):
                                   connector.connect_volume, NODE)
         self.assertIn('eth9', str(error))
 
-    def test_failure_of_one_that_may_not_fall_back(self):
+    def outcomes(self, transport, *methods):
+        """What comes of logins that end so, at the same time."""
+        connector = self.connector(transport)
+        logins = [login for *__, login in connector.ifaces.over([()])]
+        with futures.ThreadPoolExecutor() as executor:
+            return [each.exception() or each.result() for each in [
+                executor.submit(connector.ifaces.connect, method,
+                                iscsi_ifaces.path(NODE, login, False))
+                for method, login in zip(methods, logins)]]
+
+    @staticmethod
+    def broken(properties):
+        if properties.login.name == 'default':
+            return 7, True
+        raise ValueError(properties.login.name)
+
+    def test_failure_without_fallback(self):
         """It is raised as it is."""
         self.forbid_fallback()
+        error, = self.outcomes('left', self.broken)
+        self.assertEqual('left', str(error))
 
-        def method(properties):
-            raise ValueError('broken')
+    def test_failure_beside_a_success(self):
+        error, result = self.outcomes('left,right', self.broken,
+                                      lambda properties: (5, True))
+        self.assertEqual('left', str(error))
+        self.assertEqual((5, True), result)
 
-        connector = self.connector('left')
-        login, = connector.ifaces._logins()
-        self.assertRaises(ValueError, iscsi_ifaces.connect, method,
-                          iscsi_ifaces.path(NODE, login, True))
-
-    def test_failure_while_others_may_succeed(self):
-        def method(properties):
-            raise ValueError('broken')
-
-        connector = self.connector('left,right')
-        first, last = (iscsi_ifaces.path(NODE, login, False)
-                       for login in connector.ifaces._logins())
-        self.assertRaises(ValueError, iscsi_ifaces.connect, method, first)
-        # The last one falls back.
-        self.assertEqual((7, True), iscsi_ifaces.connect(
-            lambda properties: (7, True)
-            if properties.login.name == 'default' else (None, None), last))
-
-    def test_success_is_kept_in_mind(self):
-        connector = self.connector('left,right')
-        first, last = (iscsi_ifaces.path(NODE, login, False)
-                       for login in connector.ifaces._logins())
-        iscsi_ifaces.connect(lambda properties: (7, True), first)
-        self.assertEqual((None, None), iscsi_ifaces.connect(
-            lambda properties: (None, None), last))
+    def test_failures_of_all(self):
+        result, error = self.outcomes('left,right', self.broken, self.broken)
+        self.assertEqual((7, True), result)
+        self.assertEqual('right', str(error))
 
     def test_sessions(self):
         for number, iface in (('3', 'left'), ('4', '(null)')):
@@ -548,8 +563,8 @@ class ConnectTestCase(HostTestCase):
             {'3': 'left', '4': 'default'},
             iscsi_ifaces.sessions(NODE | {
                 'target_portal': '[2001:DB8::1]:3260'}))
-        login, = self.connector('right').ifaces._logins()
-        properties = iscsi_ifaces.path(NODE, login, True)
+        properties = iscsi_ifaces.path(NODE, iscsi_ifaces.Login('right'),
+                                       True)
         self.assertFalse(iscsi_ifaces.has('3', properties))
         self.assertTrue(iscsi_ifaces.has('4', properties))
 
