@@ -216,7 +216,9 @@ class NBDFile(volume_file.VolumeFile):
     def written_past(self) -> None:
         # QEMU passes a flush on only if it has written something itself.
         length = min(_REWRITTEN, self._size)
-        self.write_at(0, self.read_at(0, length))
+        data = self._in_time(
+            lambda done: self.start_read(0, length, done))
+        self._in_time(lambda done: self.start_write(0, data, done))
 
     def idle(self) -> bool:
         return not self._operations
@@ -247,20 +249,26 @@ class NBDFile(volume_file.VolumeFile):
     def _flush(self) -> None:
         if not self._unflushed or not self._handle.can_flush():
             return
-        ended: list[BaseException | None] = []
-        self._begin(_Operation(
+        self._in_time(lambda done: self._begin(_Operation(
             'flush', 0, self._size, iter([(0, 0)]),
-            lambda at, count, told: self._handle.aio_flush(told),
-            lambda error, data: ended.append(error)))
+            lambda at, count, told: self._handle.aio_flush(told), done)))
+        self._unflushed = False
+
+    def _in_time(self, start: collections.abc.Callable[[volume_file.Done],
+                                                       None]) -> ty.Any:
+        """What comes of an operation that nothing else limits."""
+        ended: list[tuple[BaseException | None, ty.Any]] = []
+        start(lambda error, data: ended.append((error, data)))
         deadline = time.monotonic() + _FLUSH_SECONDS
         while not ended:
             if time.monotonic() > deadline:
                 self._break(errno.ETIMEDOUT, _('given up after %d seconds') %
                             _FLUSH_SECONDS)
             self.drive(1)
-        if ended[0]:
-            raise ended[0]
-        self._unflushed = False
+        error, data = ended[0]
+        if error:
+            raise error
+        return data
 
     def extents(self, offset: int = 0, length: int | None = None
                 ) -> collections.abc.Iterator[volume_file.Extent]:

@@ -82,7 +82,12 @@ class Child:
                 objects += ['--object',
                             f'secret,id={key},file=/dev/fd/{pipe}']
             self.process = self._run(objects, arguments, descriptors)
-            _kill_at_end_of(watched, self.process.pid)
+            try:
+                _kill_at_end_of(watched, self.process.pid)
+            except BaseException:
+                self.process.kill()
+                self.process.wait()
+                raise
             self._kept = kept.pop_all()
 
     def _run(self, objects: list[str], arguments: list[str],

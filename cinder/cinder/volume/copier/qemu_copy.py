@@ -32,10 +32,15 @@ from cinder.volume.copier import volume_file
 _PROGRAM = 'qemu-img'
 #: Zeros are left out in runs of this size.
 _GRAIN = 64 << 10
-#: QEMU takes at most so many requests at once here.
+#: QEMU takes at most so many requests at once here, each with so much memory.
 _IN_FLIGHT = 16
+_BUFFER = 2 << 20
+#: What moves in a tick, at least, if anything does: a request for zeros. While
+#: nothing does QEMU wakes itself up now and then, for a few bytes each time.
+_ALIVE = 512
 #: How often to ask how far it is, and whether to go on. Seconds.
 _TICK = 0.2
+_OPENED = re.compile(r"Could not open 'json:\{.*\}': ")
 _PERCENT = re.compile(r'\((\d+\.\d+)/100%\)')
 
 
@@ -76,8 +81,12 @@ def copy(source: volume_file.VolumeFile, destination: volume_file.VolumeFile,
         raise Unable(str(error))
     try:
         _await(child, length, options, progress)
-    finally:
+    except BaseException:
         child.kill()
+        for file in (source, destination):
+            file.killed_beside()
+        raise
+    child.kill()
     source.check()
     destination.written_past()
     destination.flush()
@@ -98,18 +107,21 @@ class _Convert(qemu_child.Child):
         told = _PERCENT.findall(self.said())
         return float(told[-1]) if told else 0.0
 
-    def moved(self) -> int:
-        """How many bytes it has read and written, by files and by iSCSI."""
+    def moved(self) -> int | None:
+        """How many bytes it has read and written, by files and by iSCSI.
+
+        :returns: None if it has ended, or if the kernel does not count
+        """
         try:
             with open(f'/proc/{self.process.pid}/io') as figures:
                 return sum(int(line.split()[1]) for line in figures
                            if line.startswith(('rchar', 'wchar')))
         except OSError:
-            # It has ended, or the kernel does not count.
-            return 0
+            return None
 
     def reason(self) -> str:
-        return ' '.join(_PERCENT.sub('', super().reason()).split())
+        text = _PERCENT.sub('', super().reason())
+        return ' '.join(_OPENED.sub('', text).split())
 
 
 def _command(source: volume_file.VolumeFile,
@@ -118,7 +130,8 @@ def _command(source: volume_file.VolumeFile,
              ) -> tuple[list[str], qemu_child.Secrets]:
     arguments = [
         # No more than is in flight, in any order, past any cache.
-        '-n', '-W', '-m', str(min(options.in_flight, _IN_FLIGHT)),
+        '-n', '-W', '-m', str(max(1, min(
+            options.in_flight * engine.BLOCK // _BUFFER, _IN_FLIGHT))),
         '-S', str(_GRAIN), '-t', 'none', '-T', 'none', '-f', 'raw',
         '-O', 'raw', *(['--target-is-zero'] if is_zero else [])]
     secrets: qemu_child.Secrets = {}
@@ -128,6 +141,10 @@ def _command(source: volume_file.VolumeFile,
         for key, value in node.items():
             if key.endswith('-secret'):
                 node[key] = f'{role}-{value}'
+        if role == 'destination' and node.get('driver') == 'iscsi':
+            # It flushes when it ends, and ignores an error, which the target
+            # may tell only once: that must be to the flush that counts.
+            node['cache'] = {'direct': True, 'no-flush': True}
         secrets |= {f'{role}-{key}': value for key, value in own.items()}
         arguments.append('json:' + jsonutils.dumps(
             {'driver': 'raw', 'size': length, 'file': node}))
@@ -138,28 +155,32 @@ def _await(child: _Convert, length: int, options: engine.Options,
            progress: engine.Progress) -> None:
     """Wait until it ends.
 
-    :raises: CopyError; Unable if it ended before it told that it copies
+    :raises: CopyError; Unable if it failed before a hundredth was copied,
+        most likely as it could not open an end
     """
     clock: _queue.SimpleQueue = _queue.SimpleQueue()
     percent, moved, last = 0.0, 0, time.monotonic()
     while child.process.poll() is None:
         if options.cancelled():
             raise engine.Cancelled(_('the copy was told to stop'))
-        # A target that only says that it is there says that in less.
-        if child.percent() > percent or child.moved() - moved >= _GRAIN:
-            percent, moved = child.percent(), child.moved()
+        before, percent = percent, child.percent()
+        counted = child.moved()
+        if percent > before or counted is None or counted - moved >= _ALIVE:
             last = time.monotonic()
             progress.done = int(length * percent / 100)
         elif options.stall and time.monotonic() - last > options.stall:
             raise engine.CopyError(
                 _('nothing was read or written for %d s') % options.stall)
+        moved = counted or 0
         try:
             # Unlike time.sleep, never eventlet's.
             clock.get(True, _TICK)
         except _queue.Empty:
             pass
     if child.process.returncode:
-        failure = engine.CopyError if child.percent() else Unable
+        # By a signal, it was made to end.
+        begun = child.percent() or child.process.returncode < 0
+        failure = engine.CopyError if begun else Unable
         raise failure(_('copying %(name)s failed: %(reason)s') % {
             'name': child.name,
             'reason': child.reason() or child.process.returncode})

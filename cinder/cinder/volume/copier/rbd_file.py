@@ -16,10 +16,13 @@ Reads and writes go straight to the cluster, several at a time. librbd's cache
 would only copy what is read or written once.
 """
 
+import _queue
 import base64
 import collections.abc
+import contextlib
 import errno
 import re
+import time
 import typing as ty
 
 from oslo_utils import importutils
@@ -41,6 +44,9 @@ _TIMEOUTS = ('client_mount_timeout', 'rados_mon_op_timeout',
 _HOST = re.compile(r'\[?(?P<host>[^][]+?)\]?:(?P<port>\d+)')
 #: How much one listing of extents is about; the memory it takes is bounded.
 _EXTENTS_STEP = 16 << 30
+#: By Ceph's defaults a client that is gone watches its images for 30 s more.
+#: Until then they can not be deleted.
+_WATCHED_SECONDS = 40.0
 
 
 class Cluster(ty.NamedTuple):
@@ -157,8 +163,7 @@ class RBDFile(volume_file.VolumeFile):
         self._whole_objects = bool(image.features() &
                                    rbd.RBD_FEATURE_FAST_DIFF)
         #: addresses of others that have it open
-        self.others = {watcher['addr'] for watcher in image.watchers_list()
-                       if watcher['id'] != client.get_instance_id()}
+        self.others = self._watchers()
         super().__init__(name, image.size(), writable)
 
     @classmethod
@@ -315,6 +320,21 @@ class RBDFile(volume_file.VolumeFile):
 
     def _flush(self) -> None:
         self._image.flush()
+
+    def _watchers(self) -> set[str]:
+        own = self._client.get_instance_id()
+        return {watcher['addr'] for watcher in self._image.watchers_list()
+                if watcher['id'] != own}
+
+    def killed_beside(self) -> None:
+        deadline = time.monotonic() + _WATCHED_SECONDS
+        # If it can not be told, there is nobody to wait for.
+        with contextlib.suppress(rbd.Error):
+            while (self._watchers() - self.others and
+                   time.monotonic() < deadline):
+                with contextlib.suppress(_queue.Empty):
+                    # Unlike time.sleep, never eventlet's.
+                    _queue.SimpleQueue().get(True, 0.5)
 
     def _close(self) -> None:
         try:

@@ -175,7 +175,13 @@ class VolumeFile(io.RawIOBase):
                                  _('only %d bytes are left of it') % size)
 
     def written_past(self) -> None:
-        """Hear that others have written to it, which a flush is to keep."""
+        """Hear that others have written to it, which a flush is to keep.
+
+        :raises: VolumeIOError
+        """
+
+    def killed_beside(self) -> None:
+        """Wait until no one thinks that a killed process has it open."""
 
     def forget(self) -> None:
         """Let go of what is cached, so that a read asks the storage."""

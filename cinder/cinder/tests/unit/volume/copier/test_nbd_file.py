@@ -355,6 +355,32 @@ class NBDFileTestCase(test.TestCase):
         volume.close()
         self.assertTrue(self.server.silent())
 
+    def test_written_past_by_others(self):
+        """What is there is written once more, for a flush to be passed on."""
+        volume = self._open()
+        drive, asked = volume.drive, []
+
+        def answering(timeout: float) -> None:
+            request = self.server.request()
+            asked.append(request.what)
+            kept.append(request.data)
+            self.server.answer(request, data=b'x' * 4096
+                               if request.what[0] == READ else b'')
+            drive(timeout)
+        kept: list[ty.Any] = []
+        with mock.patch.object(volume, 'drive', answering):
+            volume.written_past()
+            volume.flush()
+        self.assertEqual([(READ, 0, 4096), (WRITE, 0, 4096)], asked[:2])
+        self.assertEqual(b'x' * 4096, bytes(kept[1]))
+        self.assertEqual(3, len(asked))
+
+    def test_written_past_has_an_end(self):
+        self.mock_object(nbd_file, '_FLUSH_SECONDS', 0)
+        error = self.assertRaises(volume_file.VolumeIOError,
+                                  self._open().written_past)
+        self.assertEqual(errno.ETIMEDOUT, error.errno)
+
     def test_flush_that_fails_is_tried_again(self):
         volume = self._open()
         self._one_at_a_time(volume.write_at, 0, b'x')

@@ -17,6 +17,7 @@ import stat
 import unittest
 
 import fixtures
+from oslo_serialization import jsonutils
 
 from cinder.tests.unit import test
 from cinder.tests.unit.volume.copier import fakes
@@ -140,13 +141,36 @@ class PretendedTestCase(PretendedBase):
         error = self.assertRaises(engine.CopyError, self.copy, stall=0.3)
         self.assertIn('nothing was read', str(error))
 
-    def test_bytes_that_move_are_progress(self):
-        self.program('for i in 1 2 3 4 5 6 7 8; do head -c 100000 /dev/zero '
-                     '| wc -c; read -r line < "$0"; sleep 0.2; done')
+    def moving(self, bytes_a_tick):
+        self.program('exec sleep 1.5')
         self.mock_object(qemu_copy._Convert, 'moved',
                          lambda child, moved=[0]: moved.append(
-                             moved[-1] + qemu_copy._GRAIN) or moved[-1])
+                             moved[-1] + bytes_a_tick) or moved[-1])
         self.copy(stall=0.5)
+
+    def test_bytes_that_move_are_progress(self):
+        self.moving(512)
+
+    def test_that_it_wakes_up_is_no_progress(self):
+        self.assertRaises(engine.CopyError, self.moving, 96)
+
+    def test_a_kernel_that_does_not_count(self):
+        self.program('exec sleep 1.5')
+        self.mock_object(qemu_copy._Convert, 'moved', lambda child: None)
+        self.copy(stall=0.5)
+
+    def test_killed(self):
+        self.program('kill -9 $$')
+        self.assertRaises(engine.CopyError, self.copy)
+
+    def test_ends_hear_of_what_was_killed(self):
+        self.program('exec sleep 60')
+        heard = []
+        for file in (self.source, self.destination):
+            self.mock_object(file, 'killed_beside',
+                             lambda name=file.name: heard.append(name))
+        self.assertRaises(engine.CopyError, self.copy, stall=0.3)
+        self.assertEqual(2, len(heard))
 
     def test_what_it_says_is_the_reason(self):
         self.program('printf "    (3.00/100%%)\\r"; '
@@ -197,6 +221,44 @@ class FallbackTestCase(PretendedBase):
         self.program('printf "    (3.00/100%%)\\r"; exit 1')
         self.assertRaises(engine.CopyError, self.copy)
         self.assertEqual(b'\xff', self.read()[:1])
+
+
+class CommandTestCase(test.TestCase):
+
+    def command(self, source, destination, **options):
+        files = []
+        for driver in (source, destination):
+            file = fakes.MemoryFile(b'')
+            file.qemu = ({'driver': driver, 'password-secret': 'chap'},
+                         {'chap': f'of {len(files)}'})
+            files.append(file)
+        arguments, secrets = qemu_copy._command(
+            *files, 512, False, engine.Options(**options))
+        return (arguments, secrets,
+                [jsonutils.loads(argument.removeprefix('json:'))['file']
+                 for argument in arguments if argument.startswith('json:')])
+
+    def test_secrets_of_both_ends(self):
+        arguments, secrets, (source, destination) = self.command(
+            'iscsi', 'iscsi')
+        self.assertEqual('of 0', secrets[source['password-secret']])
+        self.assertEqual('of 1', secrets[destination['password-secret']])
+        self.assertNotIn('of 0', ' '.join(arguments))
+
+    def test_flushes_of_a_lun_are_ours(self):
+        for source, destination in (('rbd', 'iscsi'), ('iscsi', 'rbd')):
+            arguments, __, ends = self.command(source, destination)
+            self.assertEqual(
+                [None, {'direct': True, 'no-flush': True}
+                 if destination == 'iscsi' else None],
+                [end.get('cache') for end in ends])
+            self.assertEqual('none', arguments[arguments.index('-t') + 1])
+            self.assertEqual('none', arguments[arguments.index('-T') + 1])
+
+    def test_memory_is_that_of_the_blocks_in_flight(self):
+        for in_flight, requests in ((1, '1'), (16, '8'), (64, '16')):
+            arguments, *__ = self.command('iscsi', 'rbd', in_flight=in_flight)
+            self.assertEqual(requests, arguments[arguments.index('-m') + 1])
 
 
 class SuitsTestCase(test.TestCase):

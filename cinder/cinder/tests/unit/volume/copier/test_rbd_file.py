@@ -154,6 +154,7 @@ class RBDFileTestCase(test.TestCase):
         self.opened = []
         self.mock_object(rbd_file, 'rbd', types.SimpleNamespace(
             Image=self._open_image, RBD_FEATURE_FAST_DIFF=FAST_DIFF,
+            Error=OSError,
             RBD_WRITE_ZEROES_FLAG_THICK_PROVISION=THICK))
         # bytes themselves know no weak references
         self.mock_object(rbd_file, 'bytes', Referable, create=True)
@@ -180,6 +181,30 @@ class RBDFileTestCase(test.TestCase):
         return rbd_file.RBDFile.open(
             rbd_file.Cluster('cinder', **cluster), 'pool', 'image', writable,
             snapshot)
+
+    def test_killed_beside(self):
+        """Waits for those that came since it was opened, and no others."""
+        self.image.watchers.append({'id': 7, 'addr': '192.0.2.7:0/7'})
+        volume = self.open()
+        self.image.watchers.append({'id': 8, 'addr': '192.0.2.1:0/8'})
+        looks = []
+
+        def watchers_list():
+            looks.append(len(self.image.watchers))
+            if len(looks) == 2:
+                self.image.watchers.pop()
+            return list(self.image.watchers)
+        self.mock_object(self.image, 'watchers_list', watchers_list)
+        volume.killed_beside()
+        self.assertEqual([3, 3], looks)
+        volume.killed_beside()
+        self.assertEqual(3, len(looks))
+
+    def test_killed_beside_for_ever(self):
+        volume = self.open(writable=True)
+        self.mock_object(rbd_file, '_WATCHED_SECONDS', 0.1)
+        self.image.watchers.append({'id': 8, 'addr': '192.0.2.1:0/8'})
+        volume.killed_beside()
 
     def ended(self, start, *args, **kwargs):
         """What an operation ends with, once the image completes it."""
