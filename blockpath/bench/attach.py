@@ -29,6 +29,7 @@ import rich.box
 import rich.console
 import rich.table
 
+from blockpath.lab import errors
 from blockpath.lab.rig import rig
 from blockpath.lab.rig import volumes
 from blockpath import paths
@@ -170,13 +171,15 @@ class Bench:
                                            not found, f'{len(found)}')
         return rows
 
-    def cycles(self, numbers: Iterator[int], count: int) -> 'Cycles':
+    def cycles(self, done: 'Cycles', numbers: Iterator[int],
+               count: int) -> None:
         """Volumes attached and detached while a portal flaps.
 
+        :param done: takes the results
         :param numbers: of cycles to do, which other rigs take from as well
         :param count: of all
+        :raises LabError: a guest does not answer
         """
-        done = Cycles()
         with self._target(VOLUMES) as iqn:
             told = [volumes.data(self._up, iqn, number, 2)
                     for number in range(VOLUMES)]
@@ -189,16 +192,17 @@ class Bench:
             left = self._inside('leftovers')
         done.left = {name: set(left[name]) - set(before[name])
                      for name in left}
-        return done
 
     @contextlib.contextmanager
     def _flapping(self) -> Iterator[None]:
         ended = threading.Event()
 
         def flap() -> None:
-            while not ended.wait(FLAP_S):
-                with self._dead():
-                    ended.wait(FLAP_S)
+            # A guest that no longer answers is told of by the cycles.
+            with contextlib.suppress(errors.LabError):
+                while not ended.wait(FLAP_S):
+                    with self._dead():
+                        ended.wait(FLAP_S)
 
         thread = threading.Thread(target=flap)
         thread.start()
@@ -215,6 +219,8 @@ class Cycles:
 
     results: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     left: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+    #: Why the rig was given up, if it was.
+    broken: str = ''
 
 
 def _cycles(report: reports.Report, count: int) -> list[Row]:
@@ -223,14 +229,24 @@ def _cycles(report: reports.Report, count: int) -> list[Row]:
 
     def some(_: int) -> Cycles:
         with _booted(report) as bench:
-            return bench.cycles(numbers, count)
+            done = Cycles()
+            try:
+                bench.cycles(done, numbers, count)
+            except errors.LabError as error:
+                # What the other rigs found is worth having all the same.
+                done.broken = str(error)
+            return done
 
     with concurrent.futures.ThreadPoolExecutor(RIGS) as executor:
         done = list(executor.map(some, range(min(RIGS, count))))
     results = [result for each in done for result in each.results]
+    broken = '; '.join(each.broken for each in done if each.broken)
+    report.check(f'{count} times {VOLUMES} volumes: all rigs lasted',
+                 not broken and len(results) == count,
+                 broken or f'{len(results)} of {count}')
     title = f'{count} times {VOLUMES} volumes, a portal flapping'
-    for kind in done[0].left:
-        names = set.union(*(each.left[kind] for each in done))
+    for kind in next((each.left for each in done if each.left), {}):
+        names = set.union(*(each.left[kind] for each in done if each.left))
         report.check(f'{title}: no {kind} left', not names,
                      ', '.join(sorted(names)) or 'none')
     wrong = sum(result['wrong'] for result in results)
