@@ -24,7 +24,10 @@ import time
 import typing as ty
 import unittest
 
+from cinder.volume.copier import engine
+from cinder.volume.copier import local_file
 from cinder.volume.copier import nbd_file
+from cinder.volume.copier import qemu_copy
 from cinder.volume.copier import qemu_export
 from cinder.volume.copier import volume_file
 import fixtures
@@ -155,18 +158,31 @@ class Tap(fixtures.Fixture):
 
     def _serve(self, listener: socket.socket,
                seen: connection.Connection) -> None:
-        initiator, _address = listener.accept()
         host, _colon, port = self._to.rpartition(':')
-        target = socket.create_connection((host, int(port)))
-        threading.Thread(target=self._pass_on, args=(target, initiator),
-                         daemon=True).start()
+        lock = threading.Lock()
+        while True:
+            initiator, _address = listener.accept()
+            target = socket.create_connection((host, int(port)))
+            for pass_on, *ends in (
+                    (self._pass_on, target, initiator),
+                    (self._look, initiator, target, seen, lock)):
+                threading.Thread(target=pass_on, args=ends,
+                                 daemon=True).start()
+
+    @staticmethod
+    def _look(initiator: socket.socket, target: socket.socket,
+              seen: connection.Connection, lock: threading.Lock) -> None:
         with initiator.makefile('rb') as sent:
             while header := sent.read(48):
                 # RFC 7143: words of other headers, and bytes of data.
                 length = (header[4] * 4 +
                           (int.from_bytes(header[5:8], 'big') + 3) // 4 * 4)
                 opcode = header[0] & 0x3f
-                seen.send((opcode, header[32] if opcode == COMMAND else 0))
+                if opcode in (COMMAND, LOGOUT):
+                    # Of data there is more than the pipe would hold.
+                    with lock:
+                        seen.send((opcode, header[32]
+                                   if opcode == COMMAND else 0))
                 target.sendall(header + sent.read(length))
 
     @staticmethod
@@ -231,6 +247,24 @@ class ISCSITest(testtools.TestCase):
         volume.written_past()
         volume.flush()
         self.assertIn((COMMAND, SYNCHRONIZE_CACHE), tap.asked())
+        self.assertEqual(content, self.tgtd.disk.read_bytes())
+
+    def test_the_only_flush_is_ours(self) -> None:
+        """A target may tell of an error once, and qemu-img hears it not."""
+        tap = self.useFixture(Tap(self.tgtd.portals[0]))
+        lun = self._open(target_portal=tap.portal)
+        content = os.urandom(SIZE)
+        path = self.useFixture(fixtures.TempDir()).join('source')
+        with open(path, 'wb') as file:
+            file.write(content)
+        source = local_file.LocalFile.open(path)
+        self.addCleanup(source.close)
+        source.qemu = {'driver': 'file', 'filename': path}, {}
+        qemu_copy.copy(source, lun, SIZE, engine.Options(
+            destination_is_zero=True, stall=20))
+        asked = tap.asked()
+        self.assertEqual(1, asked.count((COMMAND, SYNCHRONIZE_CACHE)))
+        self.assertEqual((COMMAND, SYNCHRONIZE_CACHE), asked[-1])
         self.assertEqual(content, self.tgtd.disk.read_bytes())
 
     def test_logs_in_by_the_name(self) -> None:
