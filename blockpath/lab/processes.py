@@ -34,20 +34,32 @@ _BOOT_ID = pathlib.Path('/proc/sys/kernel/random/boot_id')
 TAIL = 12
 
 
-def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot.
+#: Fields of /proc/PID/stat after the name, from 0.
+_STATE, _SESSION, _THREADS, _START = 0, 3, 17, 19
 
-    :returns: None when it does not exist or has ended (a zombie has).
-    """
+
+def _stat(pid: int) -> list[str] | None:
+    """What follows the name in /proc/PID/stat; None when it is gone."""
     try:
         stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The name, in parentheses, may hold anything.
-    fields = stat.rpartition(')')[2].split()
+    return stat.rpartition(')')[2].split()
+
+
+def _ended(fields: Sequence[str]) -> bool:
     # A first thread that has ended may leave others, with their ports.
-    ended = fields[0] in 'ZX' and int(fields[17]) < 2
-    return None if ended else int(fields[19])
+    return fields[_STATE] in 'ZX' and int(fields[_THREADS]) < 2
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot.
+
+    :returns: None when it does not exist or has ended (a zombie has).
+    """
+    fields = _stat(pid)
+    return None if not fields or _ended(fields) else int(fields[_START])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,14 +175,31 @@ def end(process: Process, grace: float) -> None:
 
 
 def kill(process: Process) -> None:
-    """Kill one process, and those of its children in its session."""
-    if process.alive:
-        # Each was started in a session, and so a group, of its own.
-        _signal(os.killpg, process.pid, signal.SIGKILL)
-    while process.alive:
-        _reap([process.pid])
-        time.sleep(0.02)
+    """Kill one process, and those of its children in its session.
+
+    They may have outlived it: a service's first process need not wait for
+    the ones that do its work.
+    """
+    while pids := _session(process):
+        # One that forked meanwhile is found the next time.
+        kill_all(pids)
     _reap([process.pid])
+
+
+def _session(process: Process) -> list[int]:
+    """The processes that live in the session that a process began."""
+    if process.boot != _BOOT_ID.read_text().strip():
+        return []
+    leader = _stat(process.pid)
+    if leader and int(leader[_START]) != process.start:
+        # A number is free for another only when nothing is left of its
+        # session.
+        return []
+    pids = (int(name) for name in os.listdir('/proc') if name.isdigit())
+    found = ((pid, _stat(pid)) for pid in pids)
+    return [pid for pid, fields in found
+            if fields and int(fields[_SESSION]) == process.pid and
+            not _ended(fields)]
 
 
 def kill_all(pids: Iterable[int]) -> None:

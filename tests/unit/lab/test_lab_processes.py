@@ -14,6 +14,7 @@
 import dataclasses
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,14 @@ import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(60,)).start()
 print('ready', flush=True)
 ctypes.CDLL(None).pthread_exit(None)
+'''
+#: Ends when asked, and does not wait for its child, which has a group of
+#: its own.
+HASTY = '''
+import os, subprocess, time
+child = subprocess.Popen(['sleep', '60'], process_group=0)
+print(child.pid, flush=True)
+time.sleep(60)
 '''
 TIDY = '''
 import signal, time
@@ -114,11 +123,29 @@ class TestProcesses(lab_base.LabTest):
         child = int(self.wait_for_log())
         processes.end(process, 0.1)
         self.assertFalse(process.alive)
-        for _ in range(500):
-            if processes.start_ticks(child) is None:
-                return
-            time.sleep(0.02)
-        self.fail('its child is left')
+        self.assertIsNone(processes.start_ticks(child))
+
+    def test_child_that_outlives_it(self) -> None:
+        process = self.spawn(sys.executable, '-c', HASTY)
+        child = int(self.wait_for_log())
+        processes.end(process, 5)
+        self.assertFalse(process.alive)
+        self.assertIsNone(processes.start_ticks(child))
+
+    def test_child_of_one_that_was_killed(self) -> None:
+        process = self.spawn(sys.executable, '-c', HASTY)
+        child = int(self.wait_for_log())
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitpid(process.pid, 0)
+        processes.kill(process)
+        self.assertIsNone(processes.start_ticks(child))
+
+    def test_session_of_a_stranger(self) -> None:
+        process = self.spawn('sleep', '60')
+        for other in (dataclasses.replace(process, start=process.start - 1),
+                      dataclasses.replace(process, boot='other')):
+            processes.end(other, 0)
+        self.assertTrue(process.alive)
 
     def test_killed_without_a_word(self) -> None:
         process = self.spawn(sys.executable, '-c', TIDY)
