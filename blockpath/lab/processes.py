@@ -198,8 +198,8 @@ def _session(process: Process) -> list[int]:
     pids = (int(name) for name in os.listdir('/proc') if name.isdigit())
     found = ((pid, _stat(pid)) for pid in pids)
     return [pid for pid, fields in found
-            if fields and int(fields[_SESSION]) == process.pid and
-            not _ended(fields)]
+            if fields and not _ended(fields) and
+            process.pid in (pid, int(fields[_SESSION]))]
 
 
 def kill_all(pids: Iterable[int]) -> None:

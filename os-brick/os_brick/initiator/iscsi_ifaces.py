@@ -26,6 +26,7 @@ is made, and put right, before it is used::
 """
 
 import collections.abc
+import contextlib
 import dataclasses
 import glob
 import os
@@ -82,7 +83,7 @@ class Iface:
     def parse(cls, text: str) -> 'Iface':
         """Read what was asked for.
 
-        :raises: InvalidParameterValue
+        :raises: Unusable if it is not one
         """
         name, equals, description = text.strip().partition('=')
         if not _NAME.fullmatch(name):
@@ -254,29 +255,41 @@ class Ifaces:
             if not iface.settings:
                 raise Unusable(_('There is no iSCSI iface %s, and it is not '
                                  'described') % iface.name)
-            self._run(iface.name, 'new')
-            record = {}
-        elif not iface.described:
+            self._make(iface)
+        elif iface.described:
+            self._put_right(iface, record)
+        else:
             _verify(iface.name, record)
-            return
+
+    def _make(self, iface: Iface) -> None:
+        self._run(iface.name, '--op', 'new')
+        try:
+            self._put_right(iface, {})
+        except Unusable:
+            # Whoever comes next is not to find half of it, and use that.
+            with contextlib.suppress(Unusable):
+                self._run(iface.name, '--op', 'delete')
+            raise
+
+    def _put_right(self, iface: Iface, record: ty.Mapping[str, str]) -> None:
         for setting, value in iface.settings.items():
             if record.get(setting, '').lower() != value.lower():
-                self._run(iface.name, 'update', '-n', setting, '-v', value)
+                self._run(iface.name, '--op', 'update', '-n', setting, '-v',
+                          value)
 
     def _record(self, name: str) -> ty.Optional[dict[str, str]]:
-        out, __ = self._connector._run_iscsiadm_bare(
-            ['-m', 'iface', '-I', name], check_exit_code=[0, *_ABSENT])
+        out = self._run(name, check_exit_code=[0, *_ABSENT])
         record = dict(line.split(' = ', 1) for line in out.splitlines()
                       if ' = ' in line)
         return {setting: '' if value == '<empty>' else value
                 for setting, value in record.items()} or None
 
-    def _run(self, name: str, operation: str, *rest: str) -> None:
+    def _run(self, name: str, *rest: str, **kwargs: ty.Any) -> str:
         try:
-            self._connector._run_iscsiadm_bare(
-                ['-m', 'iface', '-I', name, '--op', operation, *rest])
+            return self._connector._run_iscsiadm_bare(
+                ['-m', 'iface', '-I', name, *rest], **kwargs)[0]
         except putils.ProcessExecutionError as error:
-            raise Unusable(_('The iSCSI iface %(name)s could not be made or '
+            raise Unusable(_('The iSCSI iface %(name)s could not be read or '
                              'changed: %(error)s') % {
                 'name': name, 'error': ' '.join((error.stderr or '').split())
                 or error.exit_code})

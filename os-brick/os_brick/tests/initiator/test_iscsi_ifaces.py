@@ -75,6 +75,9 @@ class OpenISCSI:
             return 6, ''
         elif given.get('--op') == 'update':
             self.ifaces[name][given['-n']] = given['-v']
+        elif given.get('--op') == 'delete':
+            del self.ifaces[name]
+            return 0, ''
         return 0, ''.join(f'{key} = {value}\n' for key, value in {
             'iface.iscsi_ifacename': name, 'iface.ipaddress': '<empty>',
             **self.ifaces[name]}.items())
@@ -336,6 +339,22 @@ class PrepareTestCase(HostTestCase):
         self.host._iface = refuse
         self.assertIn('error 19', self.absent('x=tcp.eth1'))
 
+    def test_half_made(self):
+        """It is gone, so that nobody takes it for one that is wanted."""
+        whole = self.host._iface
+
+        def refuse(given, command):
+            return ((6, '') if '192.0.2.7' in command
+                    else whole(given, command))
+
+        self.host._iface = refuse
+        self.assertIn('error 6', self.absent('x=tcp.eth1@192.0.2.7'))
+
+    def test_unreadable(self):
+        self.host._iface = lambda given, command: (19, '')
+        self.assertIn('error 19', self.absent('left'))
+        self.assertIn('error 19', self.absent('left=tcp.eth1'))
+
     def test_one_of_two(self):
         """The other is used; it is said once."""
         for _ in range(2):
@@ -501,15 +520,12 @@ class ConnectTestCase(HostTestCase):
                           connector.connect_volume, PLURAL)
         return seen
 
-    def test_multipath(self):
-        self.assertEqual(
-            {(portal, iface) for portal in (PORTAL, OTHER)
-             for iface in ('left', 'right')}, set(self.logins(True)))
-
-    def test_in_turn(self):
-        self.assertEqual(
-            [(portal, iface) for portal in (PORTAL, OTHER)
-             for iface in ('left', 'right')], self.logins(False)[:4])
+    def test_each_over_each(self):
+        """At the same time for a multipath, else in turn."""
+        every = [(portal, iface) for portal in (PORTAL, OTHER)
+                 for iface in ('left', 'right')]
+        self.assertEqual(set(every), set(self.logins(use_multipath=True)))
+        self.assertEqual(every, self.logins(use_multipath=False)[:4])
 
     def test_prepared(self):
         self.fixture.config(iscsi_iface_fallback=False, group='os_brick')
