@@ -321,14 +321,20 @@ class Lab:
                 f'{self.site.log}/cinder-volume.log')
         return found
 
-    def wait_for_rest(self, volume: Any, patience: float = PATIENCE) -> Any:
+    def wait_for_rest(self, volume: Any, patience: float = PATIENCE,
+                      told: bool = False) -> Any:
         """Wait until nothing moves a volume, wherever it is then.
 
+        :param told: wait for Cinder to tell how a migration ended, too: it
+            forgets for a moment that there is one, when it has changed the
+            two volumes' places
         :returns: the volume
         """
+        moves = _MOVING | {None} if told else _MOVING
+
         def look() -> Any:
             found = self.cloud.block_storage.get_volume(volume.id)
-            moving = (found.migration_status in _MOVING or
+            moving = (found.migration_status in moves or
                       found.status in ('retyping', 'maintenance'))
             return None if moving else found
 
@@ -542,6 +548,7 @@ class _Found:
 
 
 #: A volume's migration_status while it is on its way.
-_MOVING = frozenset(('starting', 'migrating', 'completing'))
+_MOVING: frozenset[str | None] = frozenset(
+    ('starting', 'migrating', 'completing'))
 _MIGRATION_ENDS = frozenset(('completed', 'error', 'failed',
                              'cancelled'))

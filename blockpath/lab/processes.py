@@ -163,22 +163,22 @@ def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
 def end(process: Process, grace: float) -> None:
     """End one process: ask first, insist after ``grace`` seconds.
 
-    Those of its children that are left in its session are killed with it.
+    Those of its children in its session have the same time.
     """
     deadline = time.monotonic() + grace
     if process.alive:
         _signal(os.kill, process.pid, signal.SIGTERM)
-    while process.alive and time.monotonic() < deadline:
+    while _session(process) and time.monotonic() < deadline:
         _reap([process.pid])
-        time.sleep(0.02)
+        time.sleep(0.05)
     kill(process)
 
 
 def kill(process: Process) -> None:
     """Kill one process, and those of its children in its session.
 
-    They may have outlived it: a service's first process need not wait for
-    the ones that do its work.
+    They may have outlived it: oslo.service's launcher does not wait for all
+    the processes that do the work.
     """
     while pids := _session(process):
         # One that forked meanwhile is found the next time.

@@ -125,7 +125,8 @@ class Act:
             self._await_share(growth)
             with self._killed(course):
                 self._left_behind(title, growth)
-            self.volume = self.lab.wait_for_rest(self.volume)
+            self.volume = self.lab.wait_for_rest(self.volume,
+                                                 told=True)
             self._await_no_other()
         state = self._state()
         self.report.check(f'{title}: the volume is as it was',
@@ -149,7 +150,8 @@ class Act:
             with self._killed(course):
                 self._left_behind(title, growth)
                 length = log.stat().st_size
-            self.volume = self.lab.wait_for_rest(self.volume)
+            self.volume = self.lab.wait_for_rest(self.volume,
+                                                 told=True)
             self._await_no_other()
         # Cinder counts from there on.
         before = growth.stored * checkpoint >> 30

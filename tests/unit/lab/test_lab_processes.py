@@ -128,7 +128,7 @@ class TestProcesses(lab_base.LabTest):
     def test_child_that_outlives_it(self) -> None:
         process = self.spawn(sys.executable, '-c', HASTY)
         child = int(self.wait_for_log())
-        processes.end(process, 5)
+        processes.end(process, 0.5)
         self.assertFalse(process.alive)
         self.assertIsNone(processes.start_ticks(child))
 
