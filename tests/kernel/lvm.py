@@ -151,6 +151,12 @@ def attach(volume_id: str, connector: dict[str, Any]) -> dict[str, Any]:
             'info': info, 'path': driver.local_path(volume)}
 
 
+def connection(fields: dict[str, Any],
+               connector: dict[str, Any]) -> dict[str, Any]:
+    """The connection_info of a volume that is exported already."""
+    return _driver().initialize_connection(_volume(fields), connector)
+
+
 def detach(fields: dict[str, Any], connector: dict[str, Any]) -> None:
     """Remove the export and the volume."""
     driver = _driver()

@@ -20,6 +20,7 @@ from tests.kernel import base
 GROUP_MIB = 3200
 #: Each of Cinder's commands is a Python of its own, on an emulated CPU.
 SLOW_S = 240.0
+IPV6 = 'fd77::'
 
 
 class TestLvm(base.RigTestCase):
@@ -48,16 +49,39 @@ class TestLvm(base.RigTestCase):
         self.check('tgtadm')
 
     def check(self, helper: str) -> None:
-        """Two portals, ``initialize_connection(multipath=True)``, data."""
-        self.cinder('configure', helper, self.storage.addresses[:2], 'iscsi')
+        """Three portals, of which two have a port of their own; data."""
+        self.add_ipv6()
+        first, second, _ = self.storage.addresses
+        portals = [f'{first}:3260', f'{second}:3261', f'[{IPV6}1]:3262']
+        self.cinder('configure', helper, [first, *portals[1:]], 'iscsi')
         connector = self.inside('properties', True)
         self.assertTrue(connector['multipath'])
         made = self.cinder('attach', str(uuid.uuid4()), connector)
         data = made['info']['data']
-        self.assertEqual(2, len(data['target_portals']))
+        self.assertEqual(portals, data['target_portals'])
         device = self.inside('connect', data, multipath=True)
         self.check_data(device['path'], made['path'])
-        self.assertEqual(2, len(self.leftovers()['sessions']))
+        self.assertEqual(3, len(self.leftovers()['sessions']))
         self.inside('disconnect', data, device, multipath=True)
         self.assert_clean()
+        self.check_one_path(made, connector, portals[0])
         self.cinder('detach', made['volume'], connector)
+
+    def check_one_path(self, made: dict[str, Any], connector: dict[str, Any],
+                       portal: str) -> None:
+        """The same volume, by a connector without multipathing."""
+        told = self.cinder('connection', made['volume'],
+                           connector | {'multipath': False})['data']
+        self.assertEqual({'target_portal': portal,
+                          'target_iqn': made['info']['data']['target_iqn']},
+                         {key: told[key] for key in told if
+                          key.startswith(('target_portal', 'target_iqn'))})
+        device = self.inside('connect', told)
+        self.check_data(device['path'], made['path'])
+        self.inside('disconnect', told, device)
+        self.assert_clean()
+
+    def add_ipv6(self) -> None:
+        for guest, number in ((self.storage, 1), (self.initiator, 2)):
+            guest.shell(f'ip -6 address replace {IPV6}{number}/64 dev eth2 '
+                        'nodad')

@@ -1,0 +1,30 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""What tgtd listens on."""
+
+from oslo_concurrency import processutils
+
+import cinder.privsep
+
+_TGTADM = ('tgtadm', '--lld', 'iscsi', '--mode', 'portal', '--op')
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def show() -> str:
+    """:raises ProcessExecutionError: tgtd does not answer"""
+    return processutils.execute(*_TGTADM, 'show')[0]
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def add(portal: str) -> None:
+    """:raises ProcessExecutionError: tgtd can not listen there"""
+    processutils.execute(*_TGTADM, 'new', '--param', f'portal={portal}')
