@@ -33,7 +33,7 @@ from cinder.volume.copier import volume_file
 import fixtures
 import testtools
 
-from blockpath.lab import tgt
+from tests import tgtd
 
 MIB = 1 << 20
 SIZE = 32 * MIB
@@ -46,12 +46,6 @@ CONTROL = 7
 COMMAND, LOGOUT = 1, 6
 #: SCSI's SYNCHRONIZE CACHE (10).
 SYNCHRONIZE_CACHE = 0x35
-
-
-def free_port(family: socket.AddressFamily, address: str) -> int:
-    with socket.socket(family) as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 def format_luks(path: pathlib.Path, passphrase: str) -> None:
@@ -68,58 +62,22 @@ def format_luks(path: pathlib.Path, passphrase: str) -> None:
     made.check_returncode()
 
 
-class Tgtd(fixtures.Fixture):
-    """A tgtd on loopback with one target, whose LUN 1 is a file."""
+class Tgtd(tgtd.Tgtd):
+    """With one target, whose LUN 1 is a file."""
 
     def __init__(self, portals: int = 1, ipv6: bool = False) -> None:
-        self._family = socket.AF_INET6 if ipv6 else socket.AF_INET
-        self._address = '::1' if ipv6 else '127.0.0.1'
-        self._count = portals
+        super().__init__(portals, ipv6, CONTROL)
 
     def _setUp(self) -> None:
-        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        host = f'[{self._address}]' if ':' in self._address else self._address
-        self.portals = [
-            f'{host}:{free_port(self._family, self._address)}'
-            for _i in range(self._count)]
-        self.disk = folder / 'disk'
+        super()._setUp()
+        self.disk = self.folder / 'disk'
         with self.disk.open('wb') as disk:
             disk.truncate(SIZE)
-        with (folder / 'log').open('wb') as log:
-            self.process = subprocess.Popen(
-                ['tgtd', '--foreground', '--control-port', str(CONTROL),
-                 '--iscsi', ','.join(f'portal={p}' for p in self.portals)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=os.environ | {'TGT_IPC_SOCKET': str(folder / 'socket')})
-        self.addCleanup(self._stop)
-        self.client = tgt.Client(folder / f'socket.{CONTROL}')
-        self._await(folder / 'log')
         self.client.add_target(1, IQN)
         self.client.add_account(USER, PASSWORD)
         self.client.bind_account(1, USER)
         self.client.allow(1, INITIATOR)
         self.client.add_unit(1, 1, str(self.disk), 'copier')
-
-    def _await(self, log: pathlib.Path) -> None:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                self.client.portals()
-                return
-            except OSError:
-                if (self.process.poll() is not None or
-                        time.monotonic() > deadline):
-                    raise RuntimeError(f'tgtd: {log.read_text()}')
-            time.sleep(0.05)
-
-    def _stop(self) -> None:
-        # It stays for as long as it has targets, if it is asked politely.
-        self.process.kill()
-        self.process.wait()
-
-    def sessions(self) -> list[str]:
-        return [session.initiator for target in self.client.show()
-                for session in target.sessions]
 
 
 class Tap(fixtures.Fixture):
@@ -300,7 +258,7 @@ class ISCSITest(testtools.TestCase):
         self.addCleanup(hung.close)
         self._open(target_portals=[
             '127.0.0.1:%d' % hung.getsockname()[1],
-            '127.0.0.1:%d' % free_port(socket.AF_INET, '127.0.0.1'),
+            '127.0.0.1:%d' % tgtd.free_port(socket.AF_INET, '127.0.0.1'),
             *self.tgtd.portals], timeout=4).read_at(0, 512)
 
     def test_target_that_stops_in_the_midst(self) -> None:

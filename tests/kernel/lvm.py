@@ -36,6 +36,7 @@ objects.register_all()
 from cinder import privsep  # noqa: E402
 from cinder.volume.drivers import lvm  # noqa: E402
 from cinder.volume import manager  # noqa: E402
+from cinder.volume.targets import driver as target_driver  # noqa: E402
 
 CONF = pathlib.Path('/etc/cinder/cinder.conf')
 STATE = pathlib.Path('/var/lib/cinder')
@@ -104,11 +105,11 @@ def _driver() -> lvm.LVMVolumeDriver:
     cfg.CONF(['--config-file', str(CONF)], project='cinder')
     objects.register_all()
     privsep.sys_admin_pctxt.start(priv_context.Method.FORK)
+    target_driver.db = _NoDatabase()
     driver = lvm.LVMVolumeDriver(
         configuration=configuration.Configuration(
             manager.volume_backend_opts, config_group='lvm'),
         host='storage@lvm', cluster_name=None, is_vol_db_empty=True)
-    driver.target_driver.db = _NoDatabase()
     driver.do_setup(context.get_admin_context())
     driver.check_for_setup_error()
     driver.set_initialized()

@@ -1,0 +1,158 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""tgtd's management socket.
+
+``tgtadm`` takes the passwords of accounts as arguments, which any user of the
+host can read, and so does what ``tgt-admin`` runs. What they send is sent from
+here: a header of fixed size (``struct tgtadm_req`` in tgt's usr/tgtadm.h, the
+same since 1.0.0), and parameters as text. Each request has a connection of its
+own. Its answer is a number of ``enum tgtadm_errno``, and a text.
+"""
+
+import os
+import socket
+import struct
+from typing import Optional
+
+from cinder.i18n import _
+import cinder.privsep
+
+#: mode, operation, driver, length, target, session, unit, connection, host,
+#: device type, direction of an account, packed, force
+_REQUEST = struct.Struct('<II64sIiQQIIIIII')
+_ANSWER = struct.Struct('<II')
+_MODES = {'target': 1, 'unit': 2, 'account': 7}
+_OPERATIONS = {'new': 0, 'delete': 1, 'show': 2, 'bind': 3, 'update': 5}
+_NO_UNIT = 2 ** 64 - 1
+_TIMEOUT_S = 30
+
+NO_TARGET, NO_UNIT, TARGET_EXISTS, UNIT_EXISTS = 4, 5, 9, 11
+NO_ACCOUNT, TARGET_ACTIVE, UNIT_ACTIVE = 15, 19, 20
+_MEANING = {1: 'unknown error', 2: 'out of memory', NO_TARGET: 'no such '
+            'target', NO_UNIT: 'no such logical unit',
+            TARGET_EXISTS: 'the target exists', UNIT_EXISTS: 'the logical '
+            'unit exists', 14: 'the account exists',
+            NO_ACCOUNT: 'no such account', 17: 'invalid request',
+            TARGET_ACTIVE: 'the target is in use',
+            UNIT_ACTIVE: 'the logical unit is in use',
+            23: 'unknown parameter', 24: 'no such device'}
+
+
+class TgtdError(Exception):
+    """tgtd refused a request.
+
+    :ivar number: of ``enum tgtadm_errno``
+    """
+
+    def __init__(self, request: str, number: int) -> None:
+        super().__init__(request, number)
+        self.request = request
+        self.number = number
+
+    def __str__(self) -> str:
+        return 'tgtd, %s: %s' % (self.request, _MEANING.get(
+            self.number, 'error %d' % self.number))
+
+
+def _request(operation: str, mode: str, text: str = '', tid: int = -1,
+             lun: int = _NO_UNIT, force: bool = False) -> str:
+    body = text.encode() + b'\0' if text else b''
+    header = _REQUEST.pack(
+        _MODES[mode], _OPERATIONS[operation], b'iscsi',
+        _REQUEST.size + len(body), tid, 0, lun, 0, 0, 0, 0, 0, force)
+    # As tgtadm finds it.
+    path = os.environ.get('TGT_IPC_SOCKET', '/var/run/tgtd/socket') + '.0'
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        connection.connect(path)
+        connection.sendall(header + body)
+        with connection.makefile('rb') as answer:
+            number, length = _ANSWER.unpack(_read(answer, _ANSWER.size))
+            shown = _read(answer, length - _ANSWER.size)
+    if number:
+        raise TgtdError(f'{operation} {mode}', number)
+    return shown.rstrip(b'\0').decode()
+
+
+def _read(stream, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise ConnectionError(_('tgtd ended in mid-answer'))
+    return data
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def show_targets() -> str:
+    """:raises OSError, TgtdError: as all of these do"""
+    return _request('show', 'target')
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def find_target(iqn: str) -> Optional[int]:
+    """The number that tgtd has for a target now."""
+    for line in _request('show', 'target').split('\nTarget '):
+        number, _colon, rest = line.removeprefix('Target ').partition(': ')
+        if rest.partition('\n')[0] == iqn:
+            return int(number)
+    return None
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def add_target(tid: int, iqn: str) -> None:
+    """Nobody is let in yet."""
+    _request('new', 'target', f'targetname={iqn}', tid=tid)
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def remove_target(tid: int, force: bool = False) -> None:
+    """:param force: even though initiators are logged in"""
+    _request('delete', 'target', tid=tid, force=force)
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def add_account(user: str, password: str) -> None:
+    _request('new', 'account', f'user={user},password={password}')
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def remove_account(user: str) -> None:
+    """Also from the targets it is bound to."""
+    _request('delete', 'account', f'user={user}')
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def admit(tid: int, user: str, initiator: str) -> None:
+    """Let one initiator in, by its name and an account."""
+    _request('bind', 'account', f'user={user}', tid=tid)
+    _request('bind', 'target', f'initiator-name={initiator}', tid=tid)
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def add_unit(tid: int, lun: int, path: str, identity: str,
+             flags: Optional[str] = None) -> None:
+    """:param flags: how the path is opened, such as ``direct``"""
+    _request('new', 'unit', f'path={path},bstype=rdwr' + (
+        f',bsoflags={flags}' if flags else ''), tid=tid, lun=lun)
+    _request('update', 'unit', 'targetOps scsi_sn=%s,scsi_id=%s,' % (
+        identity, identity), tid=tid, lun=lun)
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def remove_unit(tid: int, lun: int) -> None:
+    _request('delete', 'unit', tid=tid, lun=lun)
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def resize_unit(tid: int, lun: int, path: str) -> None:
+    """Have the size of what is at the path read again."""
+    for change in ('online=0', f'path={path}', 'online=1'):
+        _request('update', 'unit', f'targetOps {change},', tid=tid, lun=lun)

@@ -1,0 +1,519 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""A target for each host: what is shown to whom, whatever happens."""
+
+import os
+from unittest import mock
+
+import ddt
+import fixtures
+
+from cinder import context
+from cinder import exception
+from cinder import objects
+from cinder.tests.unit import fake_constants as fake
+from cinder.tests.unit import test
+from cinder.tests.unit import utils
+from cinder.volume import configuration
+from cinder.volume import driver
+from cinder.volume.drivers import lvm
+from cinder.volume.targets import host_scope
+from cinder.volume.targets import host_targets
+from cinder.volume.targets import tgt
+
+BACKEND = 'storage@lvm'
+LEFT = 'iqn.1994-05.com.example:left'
+RIGHT = 'iqn.1994-05.com.example:right'
+
+
+class Killed(BaseException):
+    """The service ends here, and does nothing any more."""
+
+
+class Daemon:
+    """What serves targets: it outlives the service.
+
+    :ivar targets: IQN -> initiator, account, and LUN -> (path, identity)
+    :ivar kill_at: the step at which the service is killed: before it, if
+        negative after it
+    """
+
+    FIRST_LUN = 1
+
+    def __init__(self):
+        self.targets = {}
+        self.absent = set()
+        self.steps = 0
+        self.kill_at = None
+
+    def _step(self, change):
+        self.steps += 1
+        if self.kill_at is not None and self.steps >= abs(self.kill_at):
+            if self.kill_at == -self.steps:
+                change()
+            raise Killed()
+        change()
+
+    def read(self):
+        return {iqn: {lun: path for lun, (path, _identity) in units.items()}
+                for iqn, (_, _, units) in self.targets.items()}
+
+    def add_target(self, iqn, initiator, user, password):
+        if iqn in self.targets:
+            raise ValueError(iqn)
+        self._step(lambda: self.targets.update(
+            {iqn: (initiator, (user, password), {})}))
+
+    def remove_target(self, iqn, user):
+        self._step(lambda: self.targets.pop(iqn, None))
+
+    def _units(self, iqn):
+        if iqn not in self.targets:
+            raise host_targets.TargetGone(iqn)
+        return self.targets[iqn][2]
+
+    def add_lun(self, iqn, lun, path, identity):
+        units = self._units(iqn)
+        if lun in units or path in self.absent:
+            raise ValueError((lun, path))
+        self._step(lambda: units.update({lun: (path, identity)}))
+
+    def remove_lun(self, iqn, lun):
+        if iqn in self.targets:
+            self._step(lambda: self._units(iqn).pop(lun, None))
+
+    def resize(self, iqn, lun, path):
+        self.resized = (iqn, lun, path)
+
+
+class HostScopeTestCase(test.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.context = context.get_admin_context()
+        self.folder = self.useFixture(fixtures.TempDir()).path
+        self.daemon = Daemon()
+        self.mock_object(host_scope.tgt_hosts, 'Tgtd',
+                         lambda flags: self.daemon)
+        self.exports = {}
+        self.mock_object(tgt.TgtAdm, 'create_iscsi_target', self._export)
+        self.mock_object(tgt.TgtAdm, 'remove_iscsi_target', self._unexport)
+        self.mock_object(tgt.TgtAdm, 'show_target')
+        self.begin()
+
+    def _export(self, name, tid, lun, path, chap_auth=None, **kwargs):
+        self.exports[name.partition(':')[2]] = path
+        return 1
+
+    def _unexport(self, tid, lun, volume_id, name, **kwargs):
+        del self.exports[name]
+
+    def begin(self, scope='host', **settings):
+        """Start the service anew."""
+        self.daemon.kill_at = None
+        options = configuration.Configuration(
+            [*driver.volume_opts, *lvm.volume_opts], config_group='lvm')
+        for name, value in {
+                'target_helper': 'tgtadm', 'target_scope': scope,
+                'target_ip_address': '192.0.2.1', 'volumes_dir': self.folder,
+                'target_prefix': 'iqn.2010-10.org.openstack:',
+                'target_secondary_ip_addresses': ['2001:db8::1'],
+                **settings}.items():
+            self.override_config(name, value, group='lvm')
+        by_volume = tgt.TgtAdm(configuration=options)
+        self.target = host_scope.scoped(by_volume, options, BACKEND)
+        return self.target
+
+    def volume(self, **values):
+        return utils.create_volume(
+            self.context, host=f'{BACKEND}#pool', testcase_instance=self,
+            volume_type_id=fake.VOLUME_TYPE_ID, **values)
+
+    @staticmethod
+    def path(volume):
+        return f'/dev/vg/{volume.name}'
+
+    def reserve(self, volume):
+        """An attachment before the service knows of it."""
+        attachment = objects.VolumeAttachment(
+            self.context, volume_id=volume.id, attach_status='reserved',
+            instance_uuid=fake.INSTANCE_ID)
+        attachment.create()
+        return attachment
+
+    def attach(self, volume, initiator=LEFT, **connector):
+        """As the manager and the API do; the attachment."""
+        attachment = self.reserve(volume)
+        self.connect(volume, initiator, attachment, **connector)
+        return attachment
+
+    def connect(self, volume, initiator, attachment=None, **connector):
+        connector['initiator'] = initiator
+        volume.refresh()
+        export = self.target.create_export(self.context, volume,
+                                           self.path(volume))
+        volume.provider_location = export['location']
+        volume.provider_auth = export['auth']
+        volume.save()
+        told = self.target.initialize_connection(volume, connector)['data']
+        if attachment:
+            attachment.connector = connector
+            attachment.connection_info = told
+            attachment.save()
+        return told
+
+    def detach(self, volume, attachment):
+        volume.refresh()
+        self.target.terminate_connection(volume, attachment.connector)
+        attachment.destroy()
+        if not objects.VolumeAttachmentList.get_all_by_volume_id(
+                self.context, volume.id):
+            self.target.remove_export(self.context, volume)
+
+    def shown(self, initiator=LEFT):
+        """LUN -> path, as a host finds it."""
+        iqn = self.target.targets.iqn(initiator)
+        return self.daemon.read().get(iqn)
+
+    def ensure(self, *volumes):
+        """As the manager does when the service begins."""
+        for volume in volumes:
+            volume.refresh()
+            self.target.ensure_export(self.context, volume,
+                                      self.path(volume))
+
+
+@ddt.ddt
+class MapTestCase(HostScopeTestCase):
+
+    def test_own_target(self):
+        volume = self.volume()
+        left = self.attach(volume).connection_info
+        right = self.attach(volume, RIGHT, multipath=True).connection_info
+        self.assertEqual('192.0.2.1:3260', left['target_portal'])
+        self.assertNotIn('target_portals', left)
+        self.assertEqual(['192.0.2.1:3260', '[2001:db8::1]:3260'],
+                         right['target_portals'])
+        self.assertEqual([right['target_iqn']] * 2, right['target_iqns'])
+        for told, initiator in ((left, LEFT), (right, RIGHT)):
+            self.assertEqual(
+                (initiator, (told['auth_username'], told['auth_password']),
+                 {told['target_lun']: (self.path(volume),
+                                       volume.id.replace('-', ''))}),
+                self.daemon.targets[told['target_iqn']])
+        self.assertEqual(
+            4, len({told[key] for told in (left, right)
+                    for key in ('auth_username', 'auth_password')}))
+        self.assertEqual(volume.id, left['volume_id'])
+        self.assertTrue(volume.shared_targets)
+
+    def test_lowest_lun(self):
+        volumes = [self.volume() for _ in range(4)]
+        attachments = [self.attach(volume) for volume in volumes[:3]]
+        self.assertEqual({1, 2, 3}, set(self.shown()))
+        self.detach(volumes[1], attachments[1])
+        self.assertEqual({1: self.path(volumes[0]), 3: self.path(volumes[2])},
+                         self.shown())
+        self.attach(volumes[3])
+        self.assertEqual(self.path(volumes[3]), self.shown()[2])
+
+    def test_last(self):
+        volume = self.volume()
+        for _ in range(2):
+            attachment = self.attach(volume)
+            self.assertEqual(1, len(self.daemon.targets))
+            self.detach(volume, attachment)
+            self.assertEqual({}, self.daemon.targets)
+
+    def test_connected_again(self):
+        """A hard reboot does so."""
+        volume = self.volume()
+        told = self.attach(volume).connection_info
+        self.assertEqual(told, self.connect(volume, LEFT))
+        self.assertEqual(told, self.connect(volume, LEFT.upper()))
+
+    def test_case(self):
+        """tgtd compares the name as the host has it."""
+        initiator = 'iqn.1994-05.com.Example:Left'
+        told = self.attach(self.volume(), initiator).connection_info
+        self.assertEqual(initiator, self.daemon.targets[
+            told['target_iqn']][0])
+
+    def test_twice_on_a_host(self):
+        """As when a server is resized to the host it is on."""
+        volume = self.volume()
+        first, second = self.attach(volume), self.attach(volume)
+        self.assertEqual(first.connection_info, second.connection_info)
+        self.detach(volume, first)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+        self.detach(volume, second)
+        self.assertIsNone(self.shown())
+
+    def test_failure_elsewhere(self):
+        """The manager calls remove_export when a host could not connect."""
+        volume = self.volume()
+        self.attach(volume)
+        self.connect(volume, RIGHT)
+        self.target.remove_export(self.context, volume)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+        self.assertIsNone(self.shown(RIGHT))
+
+    def test_two_hosts_at_once(self):
+        """The volume was read before the other host was told of it."""
+        volume = self.volume()
+        early = objects.Volume.get_by_id(self.context, volume.id)
+        self.attach(volume)
+        self.assertEqual(volume.provider_location, self.target.create_export(
+            self.context, early, self.path(volume))['location'])
+
+    def test_told_meanwhile(self):
+        """One host is told of it while another one's connection fails."""
+        volume = self.volume()
+        coming = self.reserve(volume)
+        told = self.connect(volume, RIGHT)
+        self.target.remove_export(self.context, volume)
+        self.assertEqual({1: self.path(volume)}, self.shown(RIGHT))
+        coming.update({'connector': {'initiator': RIGHT},
+                       'connection_info': told})
+        coming.save()
+        self.detach(volume, coming)
+        self.assertIsNone(self.shown(RIGHT))
+
+    def test_told_meanwhile_on_a_host(self):
+        """A host is told of it again while it lets go of it."""
+        volume = self.volume()
+        going, coming = self.attach(volume), self.reserve(volume)
+        told = self.connect(volume, LEFT)
+        self.detach(volume, going)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+        coming.update({'connector': {'initiator': LEFT},
+                       'connection_info': told})
+        coming.save()
+        self.detach(volume, coming)
+        self.assertIsNone(self.shown())
+
+    def test_by_force(self):
+        """The host is not known: it is by who is left."""
+        volume = self.volume()
+        left = self.attach(volume)
+        self.attach(volume, RIGHT)
+        self.target.terminate_connection(volume, None, force=True)
+        left.destroy()
+        self.target.remove_export(self.context, volume)
+        self.assertIsNone(self.shown())
+        self.assertEqual({1: self.path(volume)}, self.shown(RIGHT))
+
+    def test_failure(self):
+        """Nothing is left of a volume that could not be shown."""
+        other, volume = self.volume(), self.volume()
+        self.daemon.absent.add(self.path(volume))
+        self.assertRaises(ValueError, self.attach, volume)
+        self.assertEqual({}, self.daemon.targets)
+        self.attach(other)
+        self.assertRaises(ValueError, self.attach, volume)
+        self.assertEqual({1: self.path(other)}, self.shown())
+        self.daemon.absent.clear()
+        self.attach(volume)
+        self.assertEqual(self.path(volume), self.shown()[2])
+
+    def test_extended(self):
+        volume = self.volume()
+        told = self.attach(volume).connection_info
+        self.target.extend_target(volume)
+        self.assertEqual((told['target_iqn'], 1, self.path(volume)),
+                         self.daemon.resized)
+
+    def test_migrated(self):
+        """While attached: it has what is another's until then."""
+        volume, other = self.volume(), self.volume()
+        attachment = self.attach(other)
+        path, location = self.path(other), other.provider_location
+        volume.finish_volume_migration(other)
+        # As the driver and the manager do.
+        volume.update({'_name_id': other.id, 'provider_location': location})
+        volume.save()
+        attachment.volume_id = volume.id
+        attachment.save()
+        other.refresh()
+        self.target.remove_export(self.context, other)
+        self.assertEqual({1: path}, self.shown())
+        self.detach(volume, attachment)
+        self.assertIsNone(self.shown())
+
+    def test_secrets(self):
+        told = self.attach(self.volume()).connection_info
+        self.assertNotIn(told['auth_password'],
+                         repr(self.target.targets.hosts))
+        path = os.path.join(self.folder, 'hosts', f'{BACKEND}.json')
+        self.assertEqual(0o100600, os.stat(path).st_mode)
+        self.assertEqual([f'{BACKEND}.json'],
+                         os.listdir(os.path.dirname(path)))
+
+    @ddt.data('lioadm', 'scstadmin', 'nvmet')
+    def test_other_helper(self, helper):
+        target = mock.Mock()
+        settings = {'target_helper': helper, 'target_scope': 'host'}
+        options = mock.Mock(safe_get=settings.get)
+        self.assertRaises(exception.InvalidConfigurationValue,
+                          host_scope.scoped, target, options, BACKEND)
+        settings['target_scope'] = 'volume'
+        self.assertIs(target, host_scope.scoped(target, options, BACKEND))
+
+
+class SwitchTestCase(HostScopeTestCase):
+    """The option changes while volumes are attached."""
+
+    def test_to_hosts(self):
+        self.begin('volume')
+        volume, other = self.volume(), self.volume()
+        first = self.attach(volume)
+        self.begin('host')
+        self.ensure(volume)
+        second = self.attach(volume, RIGHT)
+        self.assertEqual(first.connection_info, second.connection_info)
+        self.attach(other)
+        self.assertEqual({1: self.path(other)}, self.shown())
+        self.detach(volume, first)
+        self.assertEqual([volume.name], list(self.exports))
+        self.detach(volume, second)
+        self.assertEqual({}, self.exports)
+        self.attach(volume)
+        self.assertEqual(2, len(self.shown()))
+
+    def test_to_volumes(self):
+        volume = self.volume()
+        first = self.attach(volume)
+        self.begin('volume')
+        self.ensure(volume)
+        second = self.attach(volume, RIGHT)
+        self.assertEqual({1: self.path(volume)}, self.shown(RIGHT))
+        self.detach(volume, first)
+        self.detach(volume, second)
+        self.assertEqual(({}, {}), (self.daemon.targets, self.exports))
+        self.attach(volume)
+        self.assertEqual([volume.name], list(self.exports))
+
+
+class RestartTestCase(HostScopeTestCase):
+
+    def assert_shown(self, *pairs):
+        """Exactly these attachments' volumes are shown."""
+        self.assertEqual(
+            {each.connection_info['target_iqn']:
+             {each.connection_info['target_lun']: self.path(volume)}
+             for each, volume in pairs}, self.daemon.read())
+
+    def test_killed(self):
+        """At each step of an attach and of a detach, before it and after."""
+        kept, volume = self.volume(), self.volume()
+        attachment = self.attach(kept, RIGHT)
+        for step in (1, -1, 2, -2):
+            self.begin()
+            self.ensure(kept)
+            self.daemon.kill_at = step + (self.daemon.steps if step > 0
+                                          else -self.daemon.steps)
+            self.assertRaises(Killed, self.attach, volume)
+            for left in objects.VolumeAttachmentList.get_all_by_volume_id(
+                    self.context, volume.id):
+                left.destroy()
+            self.begin()
+            self.ensure(kept)
+            self.assert_shown((attachment, kept))
+            going = self.attach(volume)
+            self.daemon.kill_at = step + (self.daemon.steps if step > 0
+                                          else -self.daemon.steps)
+            self.assertRaises(Killed, self.detach, volume, going)
+            self.begin()
+            self.ensure(kept, volume)
+            self.assert_shown((attachment, kept), (going, volume))
+            self.detach(volume, going)
+            self.assert_shown((attachment, kept))
+
+    def test_daemon_anew(self):
+        """With the service, and without."""
+        volume, other = self.volume(), self.volume()
+        first = self.attach(volume)
+        for again in (self.begin, lambda: None):
+            before = dict(self.daemon.targets)
+            self.daemon.targets.clear()
+            again()
+            self.ensure(volume)
+            second = self.attach(other)
+            self.assertEqual({1: self.path(volume), 2: self.path(other)},
+                             self.shown())
+            self.detach(other, second)
+            self.assertEqual(before, self.daemon.targets)
+        self.assertEqual(first.connection_info, self.connect(volume, LEFT))
+
+    def test_file_lost(self):
+        """Or the service runs on another node now."""
+        volumes = [self.volume() for _ in range(3)]
+        attachments = [self.attach(volume) for volume in volumes]
+        self.detach(volumes[0], attachments[0])
+        before = dict(self.daemon.targets)
+        os.unlink(os.path.join(self.folder, 'hosts', f'{BACKEND}.json'))
+        self.daemon.targets.clear()
+        self.begin()
+        self.ensure(*volumes[1:])
+        self.assertEqual(before, self.daemon.targets)
+        for volume, attachment in zip(volumes[1:], attachments[1:]):
+            self.assertEqual(attachment.connection_info,
+                             self.connect(volume, LEFT))
+
+    def test_no_attachment(self):
+        """A service had it, and was killed."""
+        volume = self.volume()
+        self.connect(volume, LEFT)
+        self.begin()
+        self.ensure(volume)
+        self.assertEqual({}, self.daemon.targets)
+
+    def test_busy(self):
+        """Another service has it."""
+        volume = self.volume()
+        self.connect(volume, LEFT)
+        volume.status = 'backing-up'
+        volume.save()
+        self.begin()
+        self.ensure(volume)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+
+    def test_stranger(self):
+        """What is not mapped is not shown, whoever did it."""
+        volume = self.volume()
+        told = self.attach(volume).connection_info
+        self.daemon.targets[told['target_iqn']][2][7] = ('/dev/vg/x', 'x')
+        self.begin()
+        self.ensure(volume)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+
+    def test_device_later(self):
+        """LVM activates volumes one after another."""
+        volumes = [self.volume() for _ in range(2)]
+        for volume in volumes:
+            self.attach(volume)
+        before = dict(self.daemon.targets)
+        self.daemon.targets.clear()
+        self.daemon.absent.add(self.path(volumes[1]))
+        self.begin()
+        self.ensure(volumes[0])
+        self.assertEqual({1: self.path(volumes[0])}, self.shown())
+        self.assertRaises(ValueError, self.ensure, volumes[1])
+        self.daemon.absent.clear()
+        self.ensure(volumes[1])
+        self.assertEqual(before, self.daemon.targets)
+
+    def test_two_backends(self):
+        """Of one host, and for one initiator."""
+        other = host_targets.HostTargets(self.daemon, '', 'iqn.x:', 'other')
+        self.assertNotEqual(other.iqn(LEFT), host_targets.HostTargets(
+            self.daemon, '', 'iqn.x:', BACKEND).iqn(LEFT))

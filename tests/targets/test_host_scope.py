@@ -1,0 +1,324 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Hosts find what is attached to them, and nothing else, whatever happens."""
+
+from collections.abc import Iterable
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Any
+import uuid
+
+import fixtures
+import testtools
+
+from tests import tgtd
+
+HOSTS = ('iqn.1994-05.com.example:left', 'iqn.1994-05.com.example:right')
+VOLUMES = 200
+KILLS = 3
+#: Attaches and detaches between two checkpoints.
+STEPS = 200
+PATIENCE_S = 120
+#: A type of designator, and of NAA.
+NAA, LOCALLY = '3', 3
+
+Told = dict[str, Any]
+
+
+class Gone(Exception):
+    """There is no such attachment any more."""
+
+
+class Service(fixtures.Fixture):
+    """A cinder-volume that may be killed and started again."""
+
+    def __init__(self, daemon: tgtd.Tgtd, scope: str = 'host') -> None:
+        self._daemon = daemon
+        self.scope = scope
+
+    def _setUp(self) -> None:
+        self.folder = self.useFixture(fixtures.TempDir()).path
+        shared = tempfile.TemporaryDirectory(dir='/dev/shm')
+        self.addCleanup(shared.cleanup)
+        self.volumes = pathlib.Path(shared.name)
+        self.addCleanup(self.kill)
+        self.start()
+
+    def start(self) -> None:
+        self._waiting: dict[int, concurrent.futures.Future[Any]] = {
+            0: concurrent.futures.Future()}
+        self._numbers = itertools.count(1)
+        ready = self._waiting[0]
+        with open(f'{self.folder}/log', 'ab') as log:
+            self._child = subprocess.Popen(
+                [sys.executable, '-W', 'ignore', '-m',
+                 'tests.targets.service', self.folder,
+                 str(self.volumes.relative_to('/dev')),
+                 self._daemon.portals[0], self.scope],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                text=True, env=os.environ | {
+                    'TGT_IPC_SOCKET': self._daemon.socket,
+                    'OS_CINDER_DISABLE_EVENTLET_PATCHING': '1'})
+        self._listener = threading.Thread(
+            target=self._listen, args=(self._child,), daemon=True)
+        self._listener.start()
+        try:
+            ready.result(PATIENCE_S)
+        except ConnectionError:
+            raise RuntimeError(self.log()) from None
+
+    def _listen(self, child: 'subprocess.Popen[str]') -> None:
+        assert child.stdout
+        waiting = self._waiting
+        for line in child.stdout:
+            answer = json.loads(line)
+            future = waiting.pop(answer['number'])
+            if 'error' in answer:
+                gone = 'VolumeAttachmentNotFound' in answer['error']
+                future.set_exception((Gone if gone else RuntimeError)(
+                    answer['error']))
+            else:
+                future.set_result(answer['value'])
+        for future in waiting.values():
+            future.set_exception(ConnectionError('killed'))
+
+    def ask(self, what: str, *args: str) -> 'concurrent.futures.Future[Any]':
+        number = next(self._numbers)
+        future = self._waiting[number] = concurrent.futures.Future()
+        assert self._child.stdin
+        self._child.stdin.write(json.dumps([number, what, *args]) + '\n')
+        self._child.stdin.flush()
+        return future
+
+    def call(self, what: str, *args: str) -> Any:
+        return self.ask(what, *args).result(PATIENCE_S)
+
+    def kill(self) -> None:
+        self._child.send_signal(signal.SIGKILL)
+        self._child.wait()
+        self._listener.join()
+        for stream in (self._child.stdin, self._child.stdout):
+            assert stream
+            stream.close()
+
+    def log(self) -> str:
+        return pathlib.Path(f'{self.folder}/log').read_text()
+
+    def path(self, volume: str) -> str:
+        return str(self.volumes / f'volume-{volume}')
+
+    def attach(self, volume: str, initiator: str) -> tuple[str, Told]:
+        attachment = self.call('reserve', volume)
+        return attachment, self.call('attach', volume, attachment, initiator)
+
+
+class HostScopeTestCase(testtools.TestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tgtd = self.useFixture(tgtd.Tgtd())
+
+    def serve(self, scope: str = 'host') -> Service:
+        service = self.useFixture(Service(self.tgtd, scope))
+        self.addCleanup(lambda: self.addDetail(
+            'log', testtools.content.text_content(service.log())))
+        return service
+
+    def shown(self) -> dict[str, dict[int, str]]:
+        """IQN -> LUN -> path, as tgtd has them."""
+        return {target.iqn: target.units for target in
+                self.tgtd.client.show()}
+
+    def found(self, told: Told, initiator: str) -> list[int]:
+        """What REPORT LUNS lists to an initiator, but for tgtd's own."""
+        shown = self.libiscsi('iscsi-ls', told, initiator, '-s',
+                              f'iscsi://{told["target_portal"]}')
+        return sorted(int(lun) for lun in
+                      re.findall(r'^Lun:(\d+) .*Type:DIRECT', shown, re.M))
+
+    def identity(self, told: Told, initiator: str) -> tuple[str, set[str]]:
+        """Serial number and designators of a volume."""
+        url = (f'iscsi://{told["target_portal"]}/{told["target_iqn"]}/'
+               f'{told["target_lun"]}')
+        serial, names = (self.libiscsi('iscsi-inq', told, initiator, '-e',
+                                       '1', '-c', page, url)
+                         for page in ('128', '131'))
+        found = re.findall(r'Type:\((\d)\)[^\n]*\nDesignator:\[(.*?)\]\n'
+                           r'(?=DEVICE|$)', names, re.S)
+        # tgtd adds one of the target and the LUN, an NAA that is locally
+        # assigned: hosts do not tell volumes by it.
+        return (re.findall(r'Unit Serial Number:\[ *(.*)\]', serial)[0],
+                {name for kind, name in found
+                 if kind != NAA or ord(name[0]) >> 4 != LOCALLY})
+
+    def libiscsi(self, program: str, told: Told, initiator: str,
+                 *args: str) -> str:
+        return subprocess.run(
+            [program, '-i', initiator, *args], check=True, text=True,
+            errors='surrogateescape', stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=60,
+            env=os.environ | {
+                'LIBISCSI_CHAP_USERNAME': told['auth_username'],
+                'LIBISCSI_CHAP_PASSWORD': told['auth_password']}).stdout
+
+
+class InitiatorTestCase(HostScopeTestCase):
+    """What an initiator finds."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.service = self.serve()
+        self.volumes = [self.service.call('create') for _ in range(3)]
+        first, second, third = self.volumes
+        self.told = {(volume, host): self.service.attach(volume, host)[1]
+                     for volume, host in (
+                         (third, HOSTS[0]), (first, HOSTS[0]),
+                         (first, HOSTS[1]), (second, HOSTS[1]))}
+
+    def test_its_own(self) -> None:
+        for host in HOSTS:
+            told = [each for (_, other), each in self.told.items()
+                    if other == host]
+            self.assertEqual(sorted(each['target_lun'] for each in told),
+                             self.found(told[0], host))
+
+    def test_others_are_refused(self) -> None:
+        """The target is another's, by its name and by its account."""
+        left, right = (self.told[self.volumes[0], host] for host in HOSTS)
+        for told, initiator in ((left, HOSTS[1]),
+                                (left | {'auth_password': 'x' * 12}, HOSTS[0]),
+                                (left | {'target_iqn': right['target_iqn']},
+                                 HOSTS[0])):
+            self.assertRaises(subprocess.CalledProcessError, self.identity,
+                              told, initiator)
+
+    def test_identity(self) -> None:
+        """It is the volume's, on each target."""
+        found = {key: self.identity(told, key[1])
+                 for key, told in self.told.items()}
+        first, second, third = self.volumes
+        self.assertEqual(found[first, HOSTS[0]], found[first, HOSTS[1]])
+        for volume, host in found:
+            serial, names = found[volume, host]
+            self.assertEqual(uuid.UUID(volume).hex, serial)
+            self.assertEqual(2, len(names))
+        for one, other in itertools.combinations(
+                (found[first, HOSTS[0]], found[second, HOSTS[1]],
+                 found[third, HOSTS[0]]), 2):
+            self.assertEqual(set(), one[1] & other[1])
+
+    def test_tgtd_anew(self) -> None:
+        """The next attachment brings all back."""
+        before = self.shown()
+        self.tgtd.stop()
+        self.tgtd.start()
+        self.assertEqual({}, self.shown())
+        attachment, _told = self.service.attach(self.volumes[2], HOSTS[1])
+        self.service.call('detach', self.volumes[2], attachment)
+        self.assertEqual(before, self.shown())
+
+    def test_switched(self) -> None:
+        """What is attached stays; what is attached after that does not."""
+        self.service.kill()
+        self.service.scope = 'volume'
+        before = self.shown()
+        self.service.start()
+        self.assertEqual(before, self.shown())
+        left = self.told[self.volumes[0], HOSTS[0]]
+        self.assertEqual(2, len(self.found(left, HOSTS[0])))
+
+
+class ManyTestCase(HostScopeTestCase):
+    """Eight workers, and a service that is killed in the middle."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.random = random.Random(self.id())
+        self.service = self.serve()
+        self.volumes = [self.service.call('create') for _ in range(VOLUMES)]
+        #: volume, host -> attachment and what was told
+        self.attached: dict[tuple[str, str], tuple[str, Told]] = {}
+        #: attachments of which it is not known how they ended
+        self.uncertain: list[tuple[str, str, str]] = []
+
+    def test_many(self) -> None:
+        pairs = list(itertools.product(self.volumes, HOSTS))
+        self.random.shuffle(pairs)
+        self.steps(pairs)
+        self.check(self.attached)
+        for _ in range(KILLS):
+            self.steps(self.random.sample(pairs, STEPS), killed=True)
+            self.service.start()
+            for volume, host, attachment in self.uncertain:
+                with contextlib.suppress(Gone):
+                    self.service.call('detach', volume, attachment)
+                self.attached.pop((volume, host), None)
+            self.uncertain.clear()
+            self.check(self.attached)
+            self.steps(self.random.sample(pairs, STEPS))
+            self.check(self.attached)
+        self.steps(list(self.attached))
+        self.assertEqual({}, self.shown())
+
+    def steps(self, pairs: Iterable[tuple[str, str]],
+              killed: bool = False) -> None:
+        """Attach what is not attached, and detach what is.
+
+        :param killed: the service is, when half of it is done
+        """
+        pairs = list(pairs)
+        running = {}
+        for pair in pairs:
+            volume, host = pair
+            if pair in self.attached:
+                attachment = self.attached[pair][0]
+                running[pair] = attachment, self.service.ask(
+                    'detach', volume, attachment)
+            else:
+                attachment = self.service.call('reserve', volume)
+                running[pair] = attachment, self.service.ask(
+                    'attach', volume, attachment, host)
+            if killed and len(running) == len(pairs) // 2:
+                self.service.kill()
+                break
+        for pair, (attachment, future) in running.items():
+            try:
+                told = future.result(PATIENCE_S)
+            except ConnectionError:
+                self.uncertain.append((*pair, attachment))
+                continue
+            if told:
+                self.attached[pair] = attachment, told
+            else:
+                del self.attached[pair]
+
+    def check(self, attached: dict[tuple[str, str], tuple[str, Told]]
+              ) -> None:
+        """Each volume is where its host was told, and nowhere else."""
+        expected = {(told['target_iqn'], told['target_lun'],
+                     self.service.path(volume))
+                    for (volume, _), (_, told) in attached.items()}
+        self.assertEqual(len(attached), len(expected))
+        shown = {(iqn, lun, path) for iqn, units in self.shown().items()
+                 for lun, path in units.items()}
+        self.assertEqual((set(), set()), (expected - shown, shown - expected))
