@@ -25,10 +25,9 @@ import threading
 from typing import Any
 import uuid
 
-import rich.box
 import rich.console
-import rich.table
 
+from blockpath.bench import claims
 from blockpath.lab import errors
 from blockpath.lab.rig import rig
 from blockpath.lab.rig import volumes
@@ -52,8 +51,6 @@ FLAP_S = 9.0
 #: The base release waits for a dead portal for eight logins and more.
 TIMEOUT_S = 400.0
 
-Row = dict[str, Any]
-
 
 def run(report: reports.Report, rounds: int, cycles: int) -> None:
     with _booted(report) as bench:
@@ -62,7 +59,7 @@ def run(report: reports.Report, rounds: int, cycles: int) -> None:
         rows += _cycles(report, cycles)
     path = report.folder.with_suffix('.json')
     reports.write_rows(path, rows)
-    rich.console.Console().print(table(rows))
+    rich.console.Console().print(claims.table(rows))
     report.say(f'{path} has the rows')
 
 
@@ -116,7 +113,7 @@ class Bench:
         finally:
             self._outside('hear')
 
-    def portals(self, rounds: int) -> list[Row]:
+    def portals(self, rounds: int) -> list[claims.Row]:
         """Both portals alive, and one dead; the tools take turns."""
         seconds: dict[tuple[str, str], list[float]] = {}
         with self._target() as iqn:
@@ -129,7 +126,7 @@ class Bench:
                         for tool in TREES:
                             seconds.setdefault((case, tool), []).append(
                                 self._attach(data, tool))
-        rows = [_row(case, tool, values, 's')
+        rows = [claims.row(case, tool, values, 's')
                 for (case, tool), values in seconds.items()]
         alive, dead = (statistics.median(seconds[case, 'series'])
                        for case in ('two portals', 'one of them dead'))
@@ -146,7 +143,7 @@ class Bench:
         self._inside('disconnect', data, made, multipath=True)
         return made['seconds']
 
-    def calls(self) -> list[Row]:
+    def calls(self) -> list[claims.Row]:
         """Calls of open-iscsi's program while a volume is attached."""
         rows = []
         with self._target() as iqn, self._report.step('calls of iscsiadm'):
@@ -162,10 +159,10 @@ class Bench:
                     iscsiadm = [call for call in seen if 'iscsiadm' in call]
                     found = [call for call in iscsiadm
                              if 'sendtargets' in call]
-                    rows += [_row(f'{case}: calls', tool, [len(iscsiadm)],
-                                  'calls'),
-                             _row(f'{case}: discoveries', tool, [len(found)],
-                                  'calls')]
+                    rows += [claims.row(f'{case}: {what}', tool,
+                                        [len(counted)], 'calls')
+                             for what, counted in (('calls', iscsiadm),
+                                                   ('discoveries', found))]
                     if (case, tool) == ('portals told', 'series'):
                         self._report.check('portals told: no discovery',
                                            not found, f'{len(found)}')
@@ -223,7 +220,7 @@ class Cycles:
     broken: str = ''
 
 
-def _cycles(report: reports.Report, count: int) -> list[Row]:
+def _cycles(report: reports.Report, count: int) -> list[claims.Row]:
     """In several rigs at once, as most of the time is spent waiting."""
     numbers = _Shared(range(count))
 
@@ -255,7 +252,7 @@ def _cycles(report: reports.Report, count: int) -> list[Row]:
     failed = [text for result in results for text in result['failed']]
     report.check(f'{title}: all attached and detached', not failed,
                  '; '.join(dict.fromkeys(failed))[:200] or 'all')
-    return [_row(f'{action}, a portal flapping', 'series',
+    return [claims.row(f'{action}, a portal flapping', 'series',
                  [seconds for result in results for seconds in result[action]],
                  's') for action in ('attach', 'detach')]
 
@@ -270,21 +267,3 @@ class _Shared(Iterator[int]):
     def __next__(self) -> int:
         with self._lock:
             return next(self._numbers)
-
-
-def _row(case: str, tool: str, values: Iterable[float], unit: str) -> Row:
-    kept = sorted(values)
-    return {'case': case, 'tool': tool, 'unit': unit, 'runs': len(kept),
-            'median': round(statistics.median(kept), 2),
-            'min': round(kept[0], 2), 'max': round(kept[-1], 2)}
-
-
-def table(rows: Iterable[Row]) -> rich.table.Table:
-    shown = rich.table.Table(box=rich.box.SIMPLE)
-    names = ('case', 'tool', 'median', 'min', 'max', 'unit', 'runs')
-    for name in names:
-        shown.add_column(name, justify='left' if name in (
-            'case', 'tool', 'unit') else 'right')
-    for row in rows:
-        shown.add_row(*(str(row[name]) for name in names))
-    return shown

@@ -12,15 +12,23 @@
 """A measurement from its start to what is said of it."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 import pathlib
+import statistics
+from typing import Any
 
 import click
+import rich.box
 import rich.console
+import rich.table
 
 from blockpath import errors
 from blockpath.lab import progress
 from blockpath.lab import stage
 from blockpath import report as reports
+
+#: What was measured of a case with a tool: ``median``, ``min`` and ``max``.
+Row = dict[str, Any]
 
 
 def perform(folder: pathlib.Path,
@@ -44,3 +52,23 @@ def perform(folder: pathlib.Path,
             f'{len(report.failed)} of {len(report.checks)} claims did not '
             f'hold: {"; ".join(report.failed)}')
     click.echo(f'all {len(report.checks)} claims held')
+
+
+def row(case: str, tool: str, values: Iterable[float], unit: str) -> Row:
+    """What is shown of several measurements."""
+    kept = sorted(values)
+    return {'case': case, 'tool': tool, 'unit': unit, 'runs': len(kept),
+            'median': round(statistics.median(kept), 2),
+            'min': round(kept[0], 2), 'max': round(kept[-1], 2)}
+
+
+def table(rows: Iterable[Row]) -> rich.table.Table:
+    """The rows for a terminal."""
+    shown = rich.table.Table(box=rich.box.SIMPLE)
+    names = ('case', 'tool', 'median', 'min', 'max', 'unit', 'runs')
+    for name in names:
+        shown.add_column(name, justify='left' if name in (
+            'case', 'tool', 'unit') else 'right')
+    for each in rows:
+        shown.add_row(*(str(each[name]) for name in names))
+    return shown

@@ -97,3 +97,18 @@ def attach(rounds: int, cycles: int) -> None:
     from blockpath.bench import claims
     claims.perform(FOLDER / 'attach', functools.partial(
         bench.run, rounds=rounds, cycles=cycles))
+
+
+@group.command()
+@click.option('--volumes', default=200, show_default=True,
+              type=click.IntRange(20), help='Volumes attached to two hosts.')
+def targets(volumes: int) -> None:
+    """Volumes attached by a target for each host.
+
+    By Cinder's own manager and a tgtd beside those that are running: how long
+    it takes when there are many already. Half a minute.
+    """
+    from blockpath.bench import claims
+    from blockpath.bench import targets as bench
+    claims.perform(FOLDER / 'targets', functools.partial(
+        bench.run, volumes=volumes))

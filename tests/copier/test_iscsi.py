@@ -33,7 +33,7 @@ from cinder.volume.copier import volume_file
 import fixtures
 import testtools
 
-from tests import tgtd
+from blockpath.lab.alone import daemon
 
 MIB = 1 << 20
 SIZE = 32 * MIB
@@ -62,14 +62,14 @@ def format_luks(path: pathlib.Path, passphrase: str) -> None:
     made.check_returncode()
 
 
-class Tgtd(tgtd.Tgtd):
+class Tgtd(daemon.Tgtd):
     """With one target, whose LUN 1 is a file."""
 
     def __init__(self, portals: int = 1, ipv6: bool = False) -> None:
         super().__init__(portals, ipv6, CONTROL)
 
-    def _setUp(self) -> None:
-        super()._setUp()
+    def start(self) -> None:
+        super().start()
         self.disk = self.folder / 'disk'
         with self.disk.open('wb') as disk:
             disk.truncate(SIZE)
@@ -154,7 +154,7 @@ class ISCSITest(testtools.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.tgtd = self.useFixture(Tgtd(portals=2))
+        self.tgtd = self.enterContext(Tgtd(portals=2))
 
     def _open(self, writable: bool = True, timeout: float = 20,
               **data: ty.Any) -> nbd_file.NBDFile:
@@ -258,7 +258,7 @@ class ISCSITest(testtools.TestCase):
         self.addCleanup(hung.close)
         self._open(target_portals=[
             '127.0.0.1:%d' % hung.getsockname()[1],
-            '127.0.0.1:%d' % tgtd.free_port(socket.AF_INET, '127.0.0.1'),
+            '127.0.0.1:%d' % daemon.free_port(socket.AF_INET, '127.0.0.1'),
             *self.tgtd.portals], timeout=4).read_at(0, 512)
 
     def test_target_that_stops_in_the_midst(self) -> None:
@@ -279,7 +279,7 @@ class ISCSITest(testtools.TestCase):
 
     def test_ipv6(self) -> None:
         try:
-            tgtd = self.useFixture(Tgtd(ipv6=True))
+            tgtd = self.enterContext(Tgtd(ipv6=True))
         except OSError as error:
             self.skipTest(f'no IPv6: {error}')
         volume = self._open(target_portal=tgtd.portals[0])

@@ -60,7 +60,7 @@ class QEMUCopyTest(testtools.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.tgtd = self.useFixture(test_iscsi.Tgtd())
+        self.tgtd = self.enterContext(test_iscsi.Tgtd())
         self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.before = set(command_lines())
         self.descriptors = len(os.listdir('/proc/self/fd'))

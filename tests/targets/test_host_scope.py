@@ -12,134 +12,36 @@
 """Hosts find what is attached to them, and nothing else, whatever happens."""
 
 from collections.abc import Iterable
-import concurrent.futures
 import contextlib
 import itertools
-import json
 import os
-import pathlib
 import random
 import re
-import signal
 import subprocess
-import sys
-import tempfile
-import threading
-from typing import Any
 import uuid
 
-import fixtures
 import testtools
 
-from tests import tgtd
+from blockpath.lab.alone import client
+from blockpath.lab.alone import daemon
 
 HOSTS = ('iqn.1994-05.com.example:left', 'iqn.1994-05.com.example:right')
 VOLUMES = 200
 KILLS = 3
 #: Attaches and detaches between two checkpoints.
 STEPS = 200
-PATIENCE_S = 120
 #: A type of designator, and of NAA.
 NAA, LOCALLY = '3', 3
-
-Told = dict[str, Any]
-
-
-class Gone(Exception):
-    """There is no such attachment any more."""
-
-
-class Service(fixtures.Fixture):
-    """A cinder-volume that may be killed and started again."""
-
-    def __init__(self, daemon: tgtd.Tgtd, scope: str = 'host') -> None:
-        self._daemon = daemon
-        self.scope = scope
-
-    def _setUp(self) -> None:
-        self.folder = self.useFixture(fixtures.TempDir()).path
-        shared = tempfile.TemporaryDirectory(dir='/dev/shm')
-        self.addCleanup(shared.cleanup)
-        self.volumes = pathlib.Path(shared.name)
-        self.addCleanup(self.kill)
-        self.start()
-
-    def start(self) -> None:
-        self._waiting: dict[int, concurrent.futures.Future[Any]] = {
-            0: concurrent.futures.Future()}
-        self._numbers = itertools.count(1)
-        ready = self._waiting[0]
-        with open(f'{self.folder}/log', 'ab') as log:
-            self._child = subprocess.Popen(
-                [sys.executable, '-W', 'ignore', '-m',
-                 'tests.targets.service', self.folder,
-                 str(self.volumes.relative_to('/dev')),
-                 self._daemon.portals[0], self.scope],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                text=True, env=os.environ | {
-                    'TGT_IPC_SOCKET': self._daemon.socket,
-                    'OS_CINDER_DISABLE_EVENTLET_PATCHING': '1'})
-        self._listener = threading.Thread(
-            target=self._listen, args=(self._child,), daemon=True)
-        self._listener.start()
-        try:
-            ready.result(PATIENCE_S)
-        except ConnectionError:
-            raise RuntimeError(self.log()) from None
-
-    def _listen(self, child: 'subprocess.Popen[str]') -> None:
-        assert child.stdout
-        waiting = self._waiting
-        for line in child.stdout:
-            answer = json.loads(line)
-            future = waiting.pop(answer['number'])
-            if 'error' in answer:
-                gone = 'VolumeAttachmentNotFound' in answer['error']
-                future.set_exception((Gone if gone else RuntimeError)(
-                    answer['error']))
-            else:
-                future.set_result(answer['value'])
-        for future in waiting.values():
-            future.set_exception(ConnectionError('killed'))
-
-    def ask(self, what: str, *args: str) -> 'concurrent.futures.Future[Any]':
-        number = next(self._numbers)
-        future = self._waiting[number] = concurrent.futures.Future()
-        assert self._child.stdin
-        self._child.stdin.write(json.dumps([number, what, *args]) + '\n')
-        self._child.stdin.flush()
-        return future
-
-    def call(self, what: str, *args: str) -> Any:
-        return self.ask(what, *args).result(PATIENCE_S)
-
-    def kill(self) -> None:
-        self._child.send_signal(signal.SIGKILL)
-        self._child.wait()
-        self._listener.join()
-        for stream in (self._child.stdin, self._child.stdout):
-            assert stream
-            stream.close()
-
-    def log(self) -> str:
-        return pathlib.Path(f'{self.folder}/log').read_text()
-
-    def path(self, volume: str) -> str:
-        return str(self.volumes / f'volume-{volume}')
-
-    def attach(self, volume: str, initiator: str) -> tuple[str, Told]:
-        attachment = self.call('reserve', volume)
-        return attachment, self.call('attach', volume, attachment, initiator)
 
 
 class HostScopeTestCase(testtools.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.tgtd = self.useFixture(tgtd.Tgtd())
+        self.tgtd = self.enterContext(daemon.Tgtd())
 
-    def serve(self, scope: str = 'host') -> Service:
-        service = self.useFixture(Service(self.tgtd, scope))
+    def serve(self) -> client.Service:
+        service = self.enterContext(client.Service(self.tgtd))
         self.addCleanup(lambda: self.addDetail(
             'log', testtools.content.text_content(service.log())))
         return service
@@ -149,14 +51,15 @@ class HostScopeTestCase(testtools.TestCase):
         return {target.iqn: target.units for target in
                 self.tgtd.client.show()}
 
-    def found(self, told: Told, initiator: str) -> list[int]:
+    def found(self, told: client.Told, initiator: str) -> list[int]:
         """What REPORT LUNS lists to an initiator, but for tgtd's own."""
         shown = self.libiscsi('iscsi-ls', told, initiator, '-s',
                               f'iscsi://{told["target_portal"]}')
         return sorted(int(lun) for lun in
                       re.findall(r'^Lun:(\d+) .*Type:DIRECT', shown, re.M))
 
-    def identity(self, told: Told, initiator: str) -> tuple[str, set[str]]:
+    def identity(self, told: client.Told,
+                 initiator: str) -> tuple[str, set[str]]:
         """Serial number and designators of a volume."""
         url = (f'iscsi://{told["target_portal"]}/{told["target_iqn"]}/'
                f'{told["target_lun"]}')
@@ -171,7 +74,7 @@ class HostScopeTestCase(testtools.TestCase):
                 {name for kind, name in found
                  if kind != NAA or ord(name[0]) >> 4 != LOCALLY})
 
-    def libiscsi(self, program: str, told: Told, initiator: str,
+    def libiscsi(self, program: str, told: client.Told, initiator: str,
                  *args: str) -> str:
         return subprocess.run(
             [program, '-i', initiator, *args], check=True, text=True,
@@ -257,7 +160,7 @@ class ManyTestCase(HostScopeTestCase):
         self.service = self.serve()
         self.volumes = [self.service.call('create') for _ in range(VOLUMES)]
         #: volume, host -> attachment and what was told
-        self.attached: dict[tuple[str, str], tuple[str, Told]] = {}
+        self.attached: dict[tuple[str, str], tuple[str, client.Told]] = {}
         #: attachments of which it is not known how they ended
         self.uncertain: list[tuple[str, str, str]] = []
 
@@ -270,7 +173,7 @@ class ManyTestCase(HostScopeTestCase):
             self.steps(self.random.sample(pairs, STEPS), killed=True)
             self.service.start()
             for volume, host, attachment in self.uncertain:
-                with contextlib.suppress(Gone):
+                with contextlib.suppress(client.Gone):
                     self.service.call('detach', volume, attachment)
                 self.attached.pop((volume, host), None)
             self.uncertain.clear()
@@ -303,7 +206,7 @@ class ManyTestCase(HostScopeTestCase):
                 break
         for pair, (attachment, future) in running.items():
             try:
-                told = future.result(PATIENCE_S)
+                told = future.result(client.PATIENCE_S)
             except ConnectionError:
                 self.uncertain.append((*pair, attachment))
                 continue
@@ -312,7 +215,7 @@ class ManyTestCase(HostScopeTestCase):
             else:
                 del self.attached[pair]
 
-    def check(self, attached: dict[tuple[str, str], tuple[str, Told]]
+    def check(self, attached: dict[tuple[str, str], tuple[str, client.Told]]
               ) -> None:
         """Each volume is where its host was told, and nowhere else."""
         expected = {(told['target_iqn'], told['target_lun'],

@@ -18,7 +18,9 @@ same since 1.0.0), and parameters as text. Each request has a connection of its
 own. Its answer is a number of ``enum tgtadm_errno``, and a text.
 """
 
+from collections.abc import Mapping
 import os
+import re
 import socket
 import struct
 from typing import Optional
@@ -33,6 +35,7 @@ _ANSWER = struct.Struct('<II')
 _MODES = {'target': 1, 'unit': 2, 'account': 7}
 _OPERATIONS = {'new': 0, 'delete': 1, 'show': 2, 'bind': 3, 'update': 5}
 _NO_UNIT = 2 ** 64 - 1
+_VALUE = re.compile(r'[!-+\--~]+')
 _TIMEOUT_S = 30
 
 NO_TARGET, NO_UNIT, TARGET_EXISTS, UNIT_EXISTS = 4, 5, 9, 11
@@ -83,6 +86,17 @@ def _request(operation: str, mode: str, text: str = '', tid: int = -1,
     return shown.rstrip(b'\0').decode()
 
 
+def _parameters(values: Mapping[str, str]) -> str:
+    """What a request is about, as tgtd reads it.
+
+    :raises ValueError: tgtd would read a value as something else
+    """
+    for name, value in values.items():
+        if not _VALUE.fullmatch(value):
+            raise ValueError(_('tgtd can not take this %s') % name)
+    return ','.join(f'{name}={value}' for name, value in values.items())
+
+
 def _read(stream, size: int) -> bytes:
     data = stream.read(size)
     if len(data) < size:
@@ -109,7 +123,7 @@ def find_target(iqn: str) -> Optional[int]:
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def add_target(tid: int, iqn: str) -> None:
     """Nobody is let in yet."""
-    _request('new', 'target', f'targetname={iqn}', tid=tid)
+    _request('new', 'target', _parameters({'targetname': iqn}), tid=tid)
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
@@ -120,30 +134,32 @@ def remove_target(tid: int, force: bool = False) -> None:
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def add_account(user: str, password: str) -> None:
-    _request('new', 'account', f'user={user},password={password}')
+    _request('new', 'account', _parameters({
+        'user': user, 'password': password}))
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def remove_account(user: str) -> None:
     """Also from the targets it is bound to."""
-    _request('delete', 'account', f'user={user}')
+    _request('delete', 'account', _parameters({'user': user}))
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def admit(tid: int, user: str, initiator: str) -> None:
     """Let one initiator in, by its name and an account."""
-    _request('bind', 'account', f'user={user}', tid=tid)
-    _request('bind', 'target', f'initiator-name={initiator}', tid=tid)
+    _request('bind', 'account', _parameters({'user': user}), tid=tid)
+    _request('bind', 'target', _parameters({
+        'initiator-name': initiator}), tid=tid)
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def add_unit(tid: int, lun: int, path: str, identity: str,
              flags: Optional[str] = None) -> None:
     """:param flags: how the path is opened, such as ``direct``"""
-    _request('new', 'unit', f'path={path},bstype=rdwr' + (
-        f',bsoflags={flags}' if flags else ''), tid=tid, lun=lun)
-    _request('update', 'unit', 'targetOps scsi_sn=%s,scsi_id=%s,' % (
-        identity, identity), tid=tid, lun=lun)
+    how = {'bsoflags': flags} if flags else {}
+    _request('new', 'unit', _parameters({
+        'path': path, 'bstype': 'rdwr', **how}), tid=tid, lun=lun)
+    _update(tid, lun, {'scsi_sn': identity, 'scsi_id': identity})
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
@@ -154,5 +170,10 @@ def remove_unit(tid: int, lun: int) -> None:
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def resize_unit(tid: int, lun: int, path: str) -> None:
     """Have the size of what is at the path read again."""
-    for change in ('online=0', f'path={path}', 'online=1'):
-        _request('update', 'unit', f'targetOps {change},', tid=tid, lun=lun)
+    for name, value in (('online', '0'), ('path', path), ('online', '1')):
+        _update(tid, lun, {name: value})
+
+
+def _update(tid: int, lun: int, values: Mapping[str, str]) -> None:
+    _request('update', 'unit', f'targetOps {_parameters(values)},', tid=tid,
+             lun=lun)

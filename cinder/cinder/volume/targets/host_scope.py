@@ -20,6 +20,7 @@ import collections
 from collections.abc import Iterator
 import contextlib
 import os
+import re
 import threading
 from typing import Any
 from typing import Optional
@@ -53,6 +54,8 @@ OPTS = [
 
 #: provider_location of a volume that is shown to hosts one by one.
 _MARK = 'host-scope '
+#: RFC 7143, 4.2.7.2 and .3: what an initiator may be called.
+_NAME = re.compile(r'(iqn|eui|naa)\.[a-z0-9.:-]{1,219}', re.IGNORECASE)
 #: In these a volume may be attached by a service, of which there is no record.
 _BUSY = ('backing-up', 'creating', 'downloading', 'maintenance', 'migrating',
          'restoring-backup', 'retyping', 'uploading')
@@ -148,6 +151,8 @@ class ScopedTarget:
                               connector: dict[str, Any]) -> dict[str, Any]:
         if not self._by_host(volume):
             return self._by_volume.initialize_connection(volume, connector)
+        if not _NAME.fullmatch(connector['initiator']):
+            raise exception.InvalidConnectorException(missing='initiator')
         path = volume['provider_location'].removeprefix(_MARK)
         with self._restoring() as targets:
             host, lun = targets.map(connector['initiator'], volume['name_id'],

@@ -248,6 +248,14 @@ class MapTestCase(HostScopeTestCase):
         self.assertEqual(initiator, self.daemon.targets[
             told['target_iqn']][0])
 
+    @ddt.data('', 'left', 'iqn.x,targetname=iqn.y', 'iqn.x y', 'iqn.x\0',
+              'iqn.x/../y', 'iqn.' + 'x' * 220)
+    def test_no_initiator(self, name):
+        volume = self.volume()
+        self.assertRaises(exception.InvalidConnectorException,
+                          self.connect, volume, name)
+        self.assertEqual({}, self.daemon.targets)
+
     def test_twice_on_a_host(self):
         """As when a server is resized to the host it is on."""
         volume = self.volume()

@@ -9,17 +9,20 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""A tgtd on loopback, of a test's own."""
+"""A tgtd on loopback, beside those that the host may have."""
 
 import os
 import pathlib
 import socket
 import subprocess
+import tempfile
 import time
+from typing import Self
 
-import fixtures
-
+from blockpath import errors
 from blockpath.lab import tgt
+
+_PATIENCE_S = 10
 
 
 def free_port(family: socket.AddressFamily, address: str) -> int:
@@ -28,7 +31,7 @@ def free_port(family: socket.AddressFamily, address: str) -> int:
         return int(probe.getsockname()[1])
 
 
-class Tgtd(fixtures.Fixture):
+class Tgtd:
     """The daemon, without targets.
 
     :ivar socket: what tgtadm finds it by, TGT_IPC_SOCKET
@@ -38,23 +41,31 @@ class Tgtd(fixtures.Fixture):
 
     def __init__(self, portals: int = 1, ipv6: bool = False,
                  control: int = 0) -> None:
-        self._family = socket.AF_INET6 if ipv6 else socket.AF_INET
-        self._address = '::1' if ipv6 else '127.0.0.1'
-        self._count = portals
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        address = '::1' if ipv6 else '127.0.0.1'
+        host = f'[{address}]' if ipv6 else address
+        self.portals = [f'{host}:{free_port(family, address)}'
+                        for _ in range(portals)]
         self._control = control
-
-    def _setUp(self) -> None:
-        self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        host = f'[{self._address}]' if ':' in self._address else self._address
-        self.portals = [
-            f'{host}:{free_port(self._family, self._address)}'
-            for _i in range(self._count)]
+        self._folder = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self._folder.name)
         self.socket = str(self.folder / 'socket')
-        self.client = tgt.Client(f'{self.socket}.{self._control}')
-        self.addCleanup(self.stop)
-        self.start()
+        self.client = tgt.Client(f'{self.socket}.{control}')
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        self._folder.cleanup()
 
     def start(self) -> None:
+        """:raises BlockpathError: it does not answer"""
         log = self.folder / 'log'
         with log.open('ab') as output:
             self.process = subprocess.Popen(
@@ -62,7 +73,7 @@ class Tgtd(fixtures.Fixture):
                  '--iscsi', ','.join(f'portal={p}' for p in self.portals)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 env=os.environ | {'TGT_IPC_SOCKET': self.socket})
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 self.client.portals()
@@ -70,7 +81,9 @@ class Tgtd(fixtures.Fixture):
             except OSError:
                 if (self.process.poll() is not None or
                         time.monotonic() > deadline):
-                    raise RuntimeError(f'tgtd: {log.read_text()}') from None
+                    self.stop()
+                    raise errors.BlockpathError(
+                        f'tgtd: {log.read_text()}') from None
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -79,5 +92,6 @@ class Tgtd(fixtures.Fixture):
         self.process.wait()
 
     def sessions(self) -> list[str]:
+        """The initiators that are logged in."""
         return [session.initiator for target in self.client.show()
                 for session in target.sessions]
