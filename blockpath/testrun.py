@@ -17,6 +17,8 @@ step's output is in ``build/tests/<step>.log``.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -49,6 +51,9 @@ LOGS = paths.BUILD / 'tests'
 TAIL = 30
 #: Without a terminal a step says every so many seconds that it lives.
 HEARTBEAT = 30.0
+#: In Nova's functional tests, with native threads, readers of the fixture of
+#: the cells' databases at times wait for one another for ever.
+STALL = 400.0
 #: Of Nova's functional tests those whose volumes move between hosts.
 FUNCTIONAL = (r'nova\.tests\.functional\.(?:(?:libvirt\.|compute\.)?'
               r'test_(?:numa_)?(?:live_migration|evacuate|multiattach|'
@@ -170,7 +175,8 @@ def new_tests(series: model.Series, tree: str) -> Iterable[Step]:
 
 def functional(folder: pathlib.Path, name: str, pattern: str) -> Work:
     package = model.PACKAGES[folder.name]
-    return suite(folder, name, pattern, f'./{package}/tests/functional')
+    return suite(folder, name, pattern, f'./{package}/tests/functional',
+                 stall=STALL)
 
 
 # Running a step.
@@ -288,8 +294,13 @@ def call(log: IO[str], folder: pathlib.Path, *arguments: str) -> bool:
 
 
 def suite(folder: pathlib.Path, name: str, pattern: str = '',
-          test_path: str = '', workers: int = 2) -> Work:
-    """A step that is a test suite, run by stestr in so many processes."""
+          test_path: str = '', workers: int = 2,
+          stall: float | None = None) -> Work:
+    """A step that is a test suite, run by stestr in so many processes.
+
+    :param stall: after so many seconds in which no test ended it is run again,
+        once
+    """
     results = LOGS / f'{name}.stestr'
     arguments = [sys.executable, '-m', 'stestr', '--repo-url', str(results)]
     arguments += ['--test-path', test_path] if test_path else []
@@ -298,24 +309,35 @@ def suite(folder: pathlib.Path, name: str, pattern: str = '',
 
     def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
         results.mkdir(exist_ok=True)
-        result = Counting(log, tell)
-        result.startTestRun()
         # Services under test log there at length; it would bury the results.
         with (LOGS / f'{name}.stderr.log').open('w+') as stderr:
-            with Child(arguments, folder,
-                       _UPSTREAM | {'PYTHON': sys.executable},
-                       subprocess.PIPE, stderr) as process:
-                subunit.ByteStreamToStreamResult(
-                    process.stdout, non_subunit_name='output').run(result)
-            result.stopTestRun()
-            if process.returncode or result.counts == Counts():
+            result, code = run(log, tell, stderr)
+            if stall and result.stuck:
+                log.write(f'no test ended in {stall:.0f} s, after '
+                          f'{result.counts}; run again\n')
+                result, code = run(log, tell, stderr)
+            if code or result.counts == Counts():
                 stderr.seek(0)
                 log.writelines(stderr.readlines()[-TAIL:])
-                log.write(f'stestr ended with exit code {process.returncode} '
+                log.write(f'stestr ended with exit code {code} '
                           f'after {result.counts}\n')
                 result.counts.failed = result.counts.failed or 1
         log.writelines(f'failed: {each}\n' for each in result.failed)
         return result.counts
+
+    def run(log: IO[str], tell: Callable[[Counts], None],
+            stderr: IO[str]) -> tuple['Counting', int]:
+        result = Counting(log, tell)
+        result.startTestRun()
+        with Child(arguments, folder,
+                   _UPSTREAM | {'PYTHON': sys.executable},
+                   subprocess.PIPE, stderr) as process, \
+                result.watched(process, stall):
+            subunit.ByteStreamToStreamResult(
+                process.stdout, non_subunit_name='output').run(result)
+            code = process.wait()
+        result.stopTestRun()
+        return result, code
     return work
 
 
@@ -327,11 +349,35 @@ class Counting(testtools.StreamToDict):
         super().__init__(self._ended)
         self.counts = Counts()
         self.failed: list[str] = []
+        self.stuck = False
         self._log = log
         self._tell = tell
+        self._last = time.monotonic()
+
+    @contextlib.contextmanager
+    def watched(self, process: subprocess.Popen[bytes],
+                stall: float | None) -> Iterator[None]:
+        """Kill the processes when no test has ended for so many seconds."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while stall and not ended.wait(0.5):
+                if time.monotonic() - self._last > stall:
+                    self.stuck = True
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _ended(self, test: real.TestDict) -> None:
         status = test['status']
+        self._last = time.monotonic()
         if status in ('success', 'xfail'):
             self.counts.passed += 1
         elif status == 'skip':

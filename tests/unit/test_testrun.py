@@ -12,6 +12,7 @@
 import io
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from blockpath.series import git
 from blockpath.series import model
 from blockpath import testrun
 from tests.unit.series import base
+from tests.unit import signals
 
 
 class Case(base.TestCase):
@@ -47,14 +49,16 @@ class Case(base.TestCase):
 class SuiteTest(Case):
     """Counts come from a real stestr's stream."""
 
-    def suite(self, text: str) -> tuple[testrun.Counts, str]:
+    def suite(self, text: str, stall: float | None = None
+              ) -> tuple[testrun.Counts, str]:
         package = self.temp / 'project' / 'pkg'
         package.mkdir(parents=True)
         (package / '__init__.py').write_text('')
         (package / 'test_it.py').write_text(textwrap.dedent(text))
         (package.parent / '.stestr.conf').write_text(
             '[DEFAULT]\ntest_path=./pkg\ntop_dir=./\n')
-        return self.run_work(testrun.suite(package.parent, 'x'))
+        return self.run_work(testrun.suite(package.parent, 'x',
+                                           stall=stall))
 
     def test_counts(self):
         counts, log = self.suite('''
@@ -88,6 +92,26 @@ class SuiteTest(Case):
             class T(unittest.TestCase):
                 def test_dies(self): os._exit(3)
             ''')
+        self.assertTrue(counts.failed)
+
+    def test_stuck(self):
+        """It is run again, once."""
+        began = self.temp / 'began'
+        text = '''
+            import pathlib, time, unittest
+            class T(unittest.TestCase):
+                def test_good(self): pass
+                def test_stuck(self):
+                    began = pathlib.Path(%r)
+                    if not began.exists() or %r:
+                        began.touch()
+                        time.sleep(60)
+            '''
+        counts, log = self.suite(text % (str(began), False), stall=3.0)
+        self.assertEqual(testrun.Counts(passed=2), counts)
+        self.assertIn('run again', log)
+        shutil.rmtree(self.temp / 'project')
+        counts, log = self.suite(text % (str(began), True), stall=3.0)
         self.assertTrue(counts.failed)
 
 
@@ -139,6 +163,7 @@ class StepTest(Case):
         self.assertIn('failed: b;', lines[-2])
 
     def test_ctrl_c_leaves_no_child(self):
+        signals.heed_ctrl_c(self)
         pid_file = self.temp / 'pid'
         script = (f'import os, time; open({str(pid_file)!r}, "w").write('
                   f'str(os.getpid())); time.sleep(60)')

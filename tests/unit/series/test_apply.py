@@ -24,6 +24,7 @@ from blockpath.series import plan
 from blockpath.series import refresh
 from blockpath.series import target
 from tests.unit.series import base
+from tests.unit import signals
 
 
 class ApplyCase(base.CheckoutCase):
@@ -441,6 +442,7 @@ class InterruptTest(base.TestCase):
 
     def test_ctrl_c_waits(self):
         """A signal inside is delivered only when the block is left."""
+        signals.heed_ctrl_c(self)
         reached = []
 
         def interrupted():
