@@ -55,6 +55,10 @@ class Daemon:
         self.steps = 0
         self.kill_at = None
 
+    def opening(self, flags):
+        self.flags = flags
+        return self
+
     def _step(self, change):
         self.steps += 1
         if self.kill_at is not None and self.steps >= abs(self.kill_at):
@@ -102,8 +106,7 @@ class HostScopeTestCase(test.TestCase):
         self.context = context.get_admin_context()
         self.folder = self.useFixture(fixtures.TempDir()).path
         self.daemon = Daemon()
-        self.mock_object(host_scope.tgt_hosts, 'Tgtd',
-                         lambda flags: self.daemon)
+        self.mock_object(host_scope.tgt_hosts, 'Tgtd', self.daemon.opening)
         self.exports = {}
         self.mock_object(tgt.TgtAdm, 'create_iscsi_target', self._export)
         self.mock_object(tgt.TgtAdm, 'remove_iscsi_target', self._unexport)
@@ -130,6 +133,7 @@ class HostScopeTestCase(test.TestCase):
                 **settings}.items():
             self.override_config(name, value, group='lvm')
         by_volume = tgt.TgtAdm(configuration=options)
+        self.options = options
         self.target = host_scope.scoped(by_volume, options, BACKEND)
         return self.target
 
@@ -196,7 +200,7 @@ class HostScopeTestCase(test.TestCase):
 class MapTestCase(HostScopeTestCase):
 
     def test_own_target(self):
-        volume = self.volume()
+        volume = self.volume(shared_targets=False)
         left = self.attach(volume).connection_info
         right = self.attach(volume, RIGHT, multipath=True).connection_info
         self.assertEqual('192.0.2.1:3260', left['target_portal'])
@@ -357,6 +361,41 @@ class MapTestCase(HostScopeTestCase):
         self.detach(volume, attachment)
         self.assertIsNone(self.shown())
 
+    def test_named_by_another(self):
+        """After a migration its data has another volume's name."""
+        volume = self.volume()
+        volume.update({'_name_id': fake.VOLUME2_ID})
+        volume.save()
+        told = self.attach(volume).connection_info
+        self.assertEqual(volume.id, told['volume_id'])
+        self.assertEqual((self.path(volume),
+                          fake.VOLUME2_ID.replace('-', '')),
+                         self.daemon.targets[told['target_iqn']][2][1])
+        self.begin()
+        self.ensure(volume)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+
+    def test_how_files_are_opened(self):
+        self.begin(iscsi_target_flags='direct')
+        self.assertEqual('direct', self.daemon.flags)
+
+    def test_by_rdma(self):
+        self.assertRaises(exception.InvalidConfigurationValue, self.begin,
+                          target_protocol='iser')
+
+    def test_driver(self):
+        """It uses what hosts are to have, and says that they share it."""
+        for scope, shared in (('host', True), ('volume', False)):
+            self.begin(scope)
+            made = lvm.LVMVolumeDriver(mock.MagicMock(vg_thin_pool_size=0),
+                                       configuration=self.options,
+                                       host=BACKEND)
+            self.assertIsInstance(made.target_driver,
+                                  host_scope.ScopedTarget)
+            made._update_volume_stats()
+            self.assertIs(shared, made._stats['pools'][0].get(
+                'shared_targets', made._stats.get('shared_targets')))
+
     def test_secrets(self):
         told = self.attach(self.volume()).connection_info
         self.assertNotIn(told['auth_password'],
@@ -411,6 +450,7 @@ class SwitchTestCase(HostScopeTestCase):
         self.assertEqual([volume.name], list(self.exports))
 
 
+@ddt.ddt
 class RestartTestCase(HostScopeTestCase):
 
     def assert_shown(self, *pairs):
@@ -485,11 +525,14 @@ class RestartTestCase(HostScopeTestCase):
         self.ensure(volume)
         self.assertEqual({}, self.daemon.targets)
 
-    def test_busy(self):
+    @ddt.data({'status': 'backing-up'}, {'status': 'uploading'},
+              {'migration_status': 'migrating'},
+              {'migration_status': f'target:{fake.VOLUME_ID}'})
+    def test_busy(self, state):
         """Another service has it."""
         volume = self.volume()
         self.connect(volume, LEFT)
-        volume.status = 'backing-up'
+        volume.update(state)
         volume.save()
         self.begin()
         self.ensure(volume)
@@ -499,10 +542,50 @@ class RestartTestCase(HostScopeTestCase):
         """What is not mapped is not shown, whoever did it."""
         volume = self.volume()
         told = self.attach(volume).connection_info
-        self.daemon.targets[told['target_iqn']][2][7] = ('/dev/vg/x', 'x')
+        for lun in (7, 1):
+            self.daemon.targets[told['target_iqn']][2][lun] = (
+                '/dev/vg/x', 'x')
+            self.begin()
+            self.ensure(volume)
+            self.assertEqual({1: self.path(volume)}, self.shown())
+
+    def test_deleted(self):
+        """There is no such volume any more."""
+        kept, volume = self.volume(), self.volume()
+        self.attach(kept)
+        self.attach(volume, RIGHT)
+        volume.destroy()
+        self.begin()
+        self.ensure(kept)
+        self.assertIsNone(self.shown(RIGHT))
+
+    def test_told_of_another_target(self):
+        """By another backend, or before the volume was migrated."""
+        volume = self.volume()
+        attachment = self.attach(volume)
+        path = os.path.join(self.folder, 'hosts', f'{BACKEND}.json')
+        attachment.connection_info = attachment.connection_info | {
+            'target_iqn': 'iqn.2010-10.org.openstack:host-other'}
+        attachment.save()
+        os.unlink(path)
+        self.daemon.targets.clear()
         self.begin()
         self.ensure(volume)
-        self.assertEqual({1: self.path(volume)}, self.shown())
+        self.assertIsNone(self.shown())
+
+    def test_written(self):
+        """The file has what is shown, no less and no more."""
+        volume, other = self.volume(), self.volume()
+        first, second = self.attach(volume), self.attach(other)
+        self.detach(volume, first)
+        again = host_targets.HostTargets(
+            self.daemon, os.path.join(self.folder, 'hosts',
+                                      f'{BACKEND}.json'), '', BACKEND)
+        again.load()
+        self.assertEqual(self.target.targets.hosts, again.hosts)
+        self.detach(other, second)
+        again.load()
+        self.assertEqual({}, again.hosts)
 
     def test_device_later(self):
         """LVM activates volumes one after another."""

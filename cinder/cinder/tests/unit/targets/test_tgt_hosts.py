@@ -1,0 +1,238 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""The targets of hosts on a tgtd, of which the test has the other end."""
+
+import os
+import socketserver
+import threading
+from unittest import mock
+
+import ddt
+import fixtures
+
+from cinder import privsep
+from cinder.privsep.targets import tgt_control
+from cinder.tests.unit import test
+from cinder.volume.targets import host_targets
+from cinder.volume.targets import tgt_hosts
+
+IQN = 'iqn.2010-10.org.example:host-1'
+INITIATOR = 'iqn.1994-05.org.example:left'
+TARGET, UNIT, ACCOUNT = 1, 2, 7
+NEW, DELETE, SHOW, BIND, UPDATE = 0, 1, 2, 3, 5
+
+
+class Tgtd:
+    """What tgtd holds, and how it answers.
+
+    :ivar answers: the numbers to answer next requests with, by operation and
+        mode; None for what it would answer
+    :ivar late: whether what it refuses it has done all the same
+    """
+
+    def __init__(self, path):
+        self.targets, self.accounts = {}, {}
+        self.answers = {}
+        self.late = False
+        tgtd = self
+
+        class Handler(socketserver.StreamRequestHandler):
+
+            def handle(self):
+                header = self.rfile.read(tgt_control._REQUEST.size)
+                (mode, operation, driver, length, tid, _session, lun, *_rest,
+                 force) = tgt_control._REQUEST.unpack(header)
+                body = self.rfile.read(length - len(header))
+                number, shown = tgtd.answer(
+                    mode, operation, tid, lun, body.rstrip(b'\0').decode(),
+                    bool(force))
+                shown = shown.encode() + b'\0' if shown else b''
+                self.wfile.write(tgt_control._ANSWER.pack(
+                    number, tgt_control._ANSWER.size + len(shown)) + shown)
+
+        self.server = socketserver.UnixStreamServer(path, Handler)
+        self.thread = threading.Thread(
+            target=lambda: self.server.serve_forever(0.01))
+        self.thread.start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    def answer(self, mode, operation, tid, lun, text, force):
+        planned = self.answers.get((operation, mode))
+        number = planned.pop(0) if planned else None
+        if number and not self.late:
+            return number, ''
+        done, shown = self.do(mode, operation, tid, lun, text, force)
+        return number or done, shown
+
+    def do(self, mode, operation, tid, lun, text, force):
+        values = dict(each.split('=', 1) for each in text.removeprefix(
+            'targetOps ').rstrip(',').split(',') if each)
+        target = self.targets.get(tid)
+        if (mode, operation) == (TARGET, SHOW):
+            return 0, self.show()
+        if (mode, operation) == (ACCOUNT, NEW):
+            self.accounts[values['user']] = values['password']
+            return 0, ''
+        if (mode, operation) == (ACCOUNT, DELETE):
+            known = self.accounts.pop(values['user'], None)
+            return (0 if known else tgt_control.NO_ACCOUNT), ''
+        if (mode, operation) == (TARGET, NEW):
+            if target:
+                return tgt_control.TARGET_EXISTS, ''
+            self.targets[tid] = {'iqn': values['targetname'], 'users': [],
+                                 'initiators': [], 'units': {}}
+            return 0, ''
+        if not target:
+            return tgt_control.NO_TARGET, ''
+        return self.change(mode, operation, tid, lun, values, force), ''
+
+    def change(self, mode, operation, tid, lun, values, force):
+        target = self.targets[tid]
+        if mode == ACCOUNT:
+            target['users'].append(values['user'])
+        elif (mode, operation) == (TARGET, BIND):
+            target['initiators'].append(values['initiator-name'])
+        elif (mode, operation) == (TARGET, DELETE):
+            if target.get('in use') and not force:
+                return tgt_control.TARGET_ACTIVE
+            del self.targets[tid]
+        elif operation == NEW:
+            if lun in target['units']:
+                return tgt_control.UNIT_EXISTS
+            target['units'][lun] = values
+        elif lun not in target['units']:
+            return tgt_control.NO_UNIT
+        elif operation == DELETE:
+            del target['units'][lun]
+        else:
+            target['units'][lun] = target['units'][lun] | values
+        return 0
+
+    def show(self):
+        text = ''
+        for tid, target in self.targets.items():
+            text += f'Target {tid}: {target["iqn"]}\n    LUN information:\n'
+            for lun, path in {0: 'None', **{
+                    lun: unit['path']
+                    for lun, unit in target['units'].items()}}.items():
+                text += (f'        LUN: {lun}\n'
+                         f'            Backing store path: {path}\n')
+        return text
+
+    def fail(self, operation, mode, *numbers):
+        self.answers[operation, mode] = list(numbers)
+
+
+@ddt.ddt
+class TgtHostsTestCase(test.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        path = os.path.join(self.useFixture(fixtures.TempDir()).path, 'tgt')
+        self.useFixture(fixtures.EnvironmentVariable('TGT_IPC_SOCKET', path))
+        self.mock_object(privsep.sys_admin_pctxt, 'client_mode', False)
+        self.mock_object(tgt_hosts.time, 'sleep')
+        self.tgtd = Tgtd(path + '.0')
+        self.addCleanup(self.tgtd.stop)
+        self.hosts = tgt_hosts.Tgtd('direct')
+
+    def add_target(self, iqn=IQN, user='left'):
+        self.hosts.add_target(iqn, INITIATOR, user, 'password')
+
+    def test_all(self):
+        self.add_target()
+        self.hosts.add_lun(IQN, 3, '/dev/vg/a', 'a' * 32)
+        self.assertEqual({'left': 'password'}, self.tgtd.accounts)
+        self.assertEqual({1: {
+            'iqn': IQN, 'users': ['left'], 'initiators': [INITIATOR],
+            'units': {3: {'path': '/dev/vg/a', 'bstype': 'rdwr',
+                          'bsoflags': 'direct', 'scsi_sn': 'a' * 32,
+                          'scsi_id': 'a' * 32}}}}, self.tgtd.targets)
+        self.assertEqual({IQN: {3: '/dev/vg/a'}}, self.hosts.read())
+        self.hosts.resize(IQN, 3, '/dev/vg/b')
+        unit = self.tgtd.targets[1]['units'][3]
+        self.assertEqual(('/dev/vg/b', '1'), (unit['path'], unit['online']))
+        for _ in range(2):
+            self.hosts.remove_lun(IQN, 3)
+            self.assertEqual({IQN: {}}, self.hosts.read())
+        for _ in range(2):
+            self.hosts.remove_target(IQN, 'left')
+            self.assertEqual(({}, {}), (self.tgtd.targets,
+                                        self.tgtd.accounts))
+
+    def test_other_targets(self):
+        """Numbers are free for whoever comes first."""
+        self.add_target(IQN + '1')
+        self.add_target(IQN + '2')
+        self.add_target(IQN, 'right')
+        self.hosts.add_lun(IQN, 1, '/dev/vg/a', 'a')
+        del self.tgtd.targets[1]
+        self.tgtd.targets[1] = self.tgtd.targets.pop(3)
+        self.hosts.add_lun(IQN, 2, '/dev/vg/b', 'b')
+        self.assertEqual({IQN: {1: '/dev/vg/a', 2: '/dev/vg/b'},
+                          IQN + '2': {}}, self.hosts.read())
+
+    def test_gone(self):
+        self.add_target(IQN + '1')
+        self.assertRaises(host_targets.TargetGone, self.hosts.add_lun, IQN,
+                          1, '/dev/vg/a', 'a')
+        self.assertRaises(host_targets.TargetGone, self.hosts.resize, IQN, 1,
+                          '/dev/vg/a')
+        self.hosts.remove_lun(IQN, 1)
+
+    @ddt.data((NEW, ACCOUNT), (BIND, ACCOUNT), (BIND, TARGET))
+    @ddt.unpack
+    def test_no_target(self, operation, mode):
+        """Half of one would let in nobody, or anybody."""
+        self.tgtd.fail(operation, mode, 1)
+        self.assertRaises(tgt_control.TgtdError, self.add_target)
+        self.assertEqual({}, self.tgtd.targets)
+        self.add_target()
+        self.assertEqual([INITIATOR], self.tgtd.targets[1]['initiators'])
+
+    @ddt.data((NEW, False), (NEW, True), (UPDATE, False))
+    @ddt.unpack
+    def test_no_lun(self, operation, late):
+        self.add_target()
+        self.tgtd.late = late
+        self.tgtd.fail(operation, UNIT, 1)
+        self.assertRaises(tgt_control.TgtdError, self.hosts.add_lun, IQN, 1,
+                          '/dev/vg/a', 'a')
+        self.assertEqual({IQN: {}}, self.hosts.read())
+
+    def test_in_use(self):
+        """For a moment, as an initiator leaves; a target is forced then."""
+        self.add_target()
+        self.hosts.add_lun(IQN, 1, '/dev/vg/a', 'a')
+        self.tgtd.fail(DELETE, UNIT, tgt_control.UNIT_ACTIVE,
+                       tgt_control.UNIT_ACTIVE)
+        self.hosts.remove_lun(IQN, 1)
+        self.assertEqual({IQN: {}}, self.hosts.read())
+        self.tgtd.targets[1]['in use'] = True
+        with mock.patch.object(tgt_hosts.time, 'monotonic',
+                               side_effect=range(0, 999, 5)):
+            self.hosts.remove_target(IQN, 'left')
+        self.assertEqual({}, self.tgtd.targets)
+
+    def test_cut_off(self):
+        """tgtd ends in mid-answer."""
+        with mock.patch.object(Tgtd, 'show', side_effect=SystemExit):
+            self.assertRaises(ConnectionError, self.hosts.read)
+
+    def test_not_there(self):
+        self.useFixture(fixtures.EnvironmentVariable('TGT_IPC_SOCKET',
+                                                     '/nowhere'))
+        self.assertRaises(OSError, self.hosts.read)
