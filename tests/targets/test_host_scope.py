@@ -12,12 +12,15 @@
 """Hosts find what is attached to them, and nothing else, whatever happens."""
 
 from collections.abc import Iterable
+import concurrent.futures
 import contextlib
 import itertools
 import os
+import pathlib
 import random
 import re
 import subprocess
+import time
 import uuid
 
 import testtools
@@ -28,10 +31,16 @@ from blockpath.lab.alone import daemon
 HOSTS = ('iqn.1994-05.com.example:left', 'iqn.1994-05.com.example:right')
 VOLUMES = 200
 KILLS = 3
+#: Blocks of 512 bytes that are written while a volume is extended.
+BLOCKS = 40000
 #: Attaches and detaches between two checkpoints.
 STEPS = 200
 #: A type of designator, and of NAA.
 NAA, LOCALLY = '3', 3
+
+
+def pattern(block: int) -> int:
+    return block % 250 + 1
 
 
 class HostScopeTestCase(testtools.TestCase):
@@ -139,6 +148,41 @@ class InitiatorTestCase(HostScopeTestCase):
         attachment, _told = self.service.attach(self.volumes[2], HOSTS[1])
         self.service.call('detach', self.volumes[2], attachment)
         self.assertEqual(before, self.shown())
+
+    def test_extended_under_writes(self) -> None:
+        """What a host was told to be written is."""
+        volume, host = self.volumes[0], HOSTS[0]
+        told = self.told[volume, host]
+        self.service.call('extend', volume, '32')
+        secret = self.tgtd.folder / 'secret'
+        secret.write_text(told['auth_password'])
+        writer = subprocess.Popen(
+            ['qemu-io', '--cache', 'none', '--object',
+             f'secret,id=s,file={secret}', '--image-opts',
+             'driver=raw,file.driver=iscsi,file.transport=tcp,'
+             f'file.portal={told["target_portal"]},'
+             f'file.target={told["target_iqn"]},'
+             f'file.lun={told["target_lun"]},file.password-secret=s,'
+             f'file.user={told["auth_username"]},'
+             f'file.initiator-name={host}'], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        commands = ''.join(
+            f'aio_write -q -P {pattern(number)} {number * 512} 512\n' +
+            'aio_flush\n' * (number % 512 == 511)
+            for number in range(BLOCKS))
+        with concurrent.futures.ThreadPoolExecutor() as executor:
+            written = executor.submit(writer.communicate, commands, 120)
+            larger = 32
+            while not written.done():
+                larger += 1
+                self.service.call('extend', volume, str(larger))
+                time.sleep(0.3)
+        self.assertNotIn('failed', written.result()[0])
+        self.assertGreater(larger, 34)
+        data = pathlib.Path(self.service.path(volume)).read_bytes()
+        self.assertEqual(
+            [], [number for number in range(BLOCKS)
+                 if data[number * 512] != pattern(number)])
 
     def test_switched(self) -> None:
         """What is attached stays; what is attached after that does not."""

@@ -147,6 +147,12 @@ class Service:
         record.volume.save()
         return told | {'seconds': seconds}
 
+    def extend(self, volume: str, mib: str) -> None:
+        """Let a volume be so large, and its hosts see it."""
+        record = objects.Volume.get_by_id(self.context, volume)
+        os.truncate(self.folder / record.name, int(mib) * MIB)
+        self.manager.driver.target_driver.extend_target(record)
+
     def detach(self, volume: str, attachment: str) -> None:
         record = objects.Volume.get_by_id(self.context, volume)
         self.manager.attachment_delete(self.context, attachment, record)

@@ -32,18 +32,23 @@ import cinder.privsep
 #: device type, direction of an account, packed, force
 _REQUEST = struct.Struct('<II64sIiQQIIIIII')
 _ANSWER = struct.Struct('<II')
-_MODES = {'target': 1, 'unit': 2, 'account': 7}
+_MODES = {'target': 1, 'unit': 2, 'connection': 6, 'account': 7}
 _OPERATIONS = {'new': 0, 'delete': 1, 'show': 2, 'bind': 3, 'update': 5}
 _NO_UNIT = 2 ** 64 - 1
+_TARGET = re.compile(r'^Target (\d+): (\S+)$', re.MULTILINE)
+_CONNECTION = re.compile(r'^Session: (\d+)\n +Connection: (\d+)$',
+                         re.MULTILINE)
 _VALUE = re.compile(r'[!-+\--~]+')
 _TIMEOUT_S = 30
 
-NO_TARGET, NO_UNIT, TARGET_EXISTS, UNIT_EXISTS = 4, 5, 9, 11
-NO_ACCOUNT, TARGET_ACTIVE, UNIT_ACTIVE = 15, 19, 20
+NO_TARGET, NO_UNIT, TARGET_EXISTS = 4, 5, 9
+UNIT_EXISTS = 11
+RULE_EXISTS, ACCOUNT_EXISTS, NO_ACCOUNT, TARGET_ACTIVE, UNIT_ACTIVE = (
+    12, 14, 15, 19, 20)
 _MEANING = {1: 'unknown error', 2: 'out of memory', NO_TARGET: 'no such '
             'target', NO_UNIT: 'no such logical unit',
             TARGET_EXISTS: 'the target exists', UNIT_EXISTS: 'the logical '
-            'unit exists', 14: 'the account exists',
+            'unit exists', ACCOUNT_EXISTS: 'the account exists',
             NO_ACCOUNT: 'no such account', 17: 'invalid request',
             TARGET_ACTIVE: 'the target is in use',
             UNIT_ACTIVE: 'the logical unit is in use',
@@ -67,18 +72,20 @@ class TgtdError(Exception):
 
 
 def _request(operation: str, mode: str, text: str = '', tid: int = -1,
-             lun: int = _NO_UNIT, force: bool = False) -> str:
+             lun: int = _NO_UNIT, session: int = 0, connection: int = 0,
+             force: bool = False) -> str:
     body = text.encode() + b'\0' if text else b''
     header = _REQUEST.pack(
         _MODES[mode], _OPERATIONS[operation], b'iscsi',
-        _REQUEST.size + len(body), tid, 0, lun, 0, 0, 0, 0, 0, force)
+        _REQUEST.size + len(body), tid, session, lun, connection, 0, 0, 0, 0,
+        force)
     # As tgtadm finds it.
     path = os.environ.get('TGT_IPC_SOCKET', '/var/run/tgtd/socket') + '.0'
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(_TIMEOUT_S)
-        connection.connect(path)
-        connection.sendall(header + body)
-        with connection.makefile('rb') as answer:
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(_TIMEOUT_S)
+        stream.connect(path)
+        stream.sendall(header + body)
+        with stream.makefile('rb') as answer:
             number, length = _ANSWER.unpack(_read(answer, _ANSWER.size))
             shown = _read(answer, length - _ANSWER.size)
     if number:
@@ -107,17 +114,28 @@ def _read(stream, size: int) -> bytes:
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def show_targets() -> str:
     """:raises OSError, TgtdError: as all of these do"""
-    return _request('show', 'target')
+    shown = _request('show', 'target')
+    _tids(shown)
+    return shown
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
-def find_target(iqn: str) -> Optional[int]:
-    """The number that tgtd has for a target now."""
-    for line in _request('show', 'target').split('\nTarget '):
-        number, _colon, rest = line.removeprefix('Target ').partition(': ')
-        if rest.partition('\n')[0] == iqn:
-            return int(number)
-    return None
+def tids() -> dict[str, int]:
+    """The numbers that tgtd has for its targets now, by their names.
+
+    :raises ValueError: initiators have seen to it that these can not be told
+    """
+    return _tids(_request('show', 'target'))
+
+
+def _tids(shown: str) -> dict[str, int]:
+    found = _TARGET.findall(shown)
+    # tgtd prints what initiators call themselves as it came, line feeds too.
+    for each in zip(*found):
+        if len(set(each)) < len(each):
+            raise ValueError(_('tgtd shows a target twice, or an initiator '
+                               'pretends that it does'))
+    return {iqn: int(tid) for tid, iqn in found}
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
@@ -145,9 +163,13 @@ def remove_account(user: str) -> None:
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
-def admit(tid: int, user: str, initiator: str) -> None:
-    """Let one initiator in, by its name and an account."""
+def bind_account(tid: int, user: str) -> None:
     _request('bind', 'account', _parameters({'user': user}), tid=tid)
+
+
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def admit(tid: int, initiator: str) -> None:
+    """Let one initiator in, by its name."""
     _request('bind', 'target', _parameters({
         'initiator-name': initiator}), tid=tid)
 
@@ -169,9 +191,27 @@ def remove_unit(tid: int, lun: int) -> None:
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
 def resize_unit(tid: int, lun: int, path: str) -> None:
-    """Have the size of what is at the path read again."""
-    for name, value in (('online', '0'), ('path', path), ('online', '1')):
-        _update(tid, lun, {name: value})
+    """Have the size of what is at the path read again.
+
+    tgtd closes the old file although it has writes to do there, and says that
+    they succeeded. So nobody may be connected: initiators come back after
+    that, and send again what was not answered.
+    """
+    _state(tid, 'offline')
+    try:
+        for session, connection in _CONNECTION.findall(
+                _request('show', 'connection', tid=tid)):
+            _request('delete', 'connection', tid=tid, session=int(session),
+                     connection=int(connection))
+        for name, value in (('online', '0'), ('path', path),
+                            ('online', '1')):
+            _update(tid, lun, {name: value})
+    finally:
+        _state(tid, 'ready')
+
+
+def _state(tid: int, state: str) -> None:
+    _request('update', 'target', f'state={state}', tid=tid)
 
 
 def _update(tid: int, lun: int, values: Mapping[str, str]) -> None:

@@ -19,9 +19,11 @@ anybody is attached to it.
 import collections
 from collections.abc import Iterator
 import contextlib
+import math
 import os
 import re
 import threading
+import time
 from typing import Any
 from typing import Optional
 
@@ -33,7 +35,9 @@ from cinder import exception
 from cinder.i18n import _
 from cinder import objects
 from cinder.volume.targets import host_targets
+from cinder.volume.targets import iscsi_portals
 from cinder.volume.targets import tgt_hosts
+from cinder.volume.targets import tgt_portals
 
 LOG = logging.getLogger(__name__)
 
@@ -55,7 +59,9 @@ OPTS = [
 #: provider_location of a volume that is shown to hosts one by one.
 _MARK = 'host-scope '
 #: RFC 7143, 4.2.7.2 and .3: what an initiator may be called.
-_NAME = re.compile(r'(iqn|eui|naa)\.[a-z0-9.:-]{1,219}', re.IGNORECASE)
+_NAME = re.compile(r'(iqn|eui|naa)\.[A-Za-z0-9.:-]{1,219}')
+#: How long the API may take to record what a host was told.
+_RECORDED_S = 60
 #: In these a volume may be attached by a service, of which there is no record.
 _BUSY = ('backing-up', 'creating', 'downloading', 'maintenance', 'migrating',
          'restoring-backup', 'retyping', 'uploading')
@@ -89,9 +95,8 @@ class ScopedTarget:
         self._wanted = wanted
         self._lock = threading.Lock()
         self._restored = False
-        #: how often a volume's name was told to an initiator
-        self._told: collections.Counter[tuple[str, str]] = (
-            collections.Counter())
+        #: when a volume's name was last told to an initiator
+        self._told: dict[tuple[str, str], float] = {}
         flags = configuration.safe_get('iscsi_target_flags')
         self.targets = host_targets.HostTargets(
             tgt_hosts.Tgtd(flags),
@@ -105,12 +110,20 @@ class ScopedTarget:
     def _by_host(self, volume: Any) -> bool:
         return (volume['provider_location'] or '').startswith(_MARK)
 
+    def validate_connector(self, connector: dict[str, Any]) -> bool:
+        """Refuse what is no name of an initiator, before anything is done."""
+        name = connector.get('initiator')
+        if self._wanted and not (isinstance(name, str) and
+                                 _NAME.fullmatch(name)):
+            raise exception.InvalidConnectorException(missing='initiator')
+        return self._by_volume.validate_connector(connector)
+
     def create_export(self, context: Any, volume: Any,
                       volume_path: str) -> dict[str, Optional[str]]:
         """Nothing is shown yet, to hosts one by one."""
         if not self._wanted and not self._by_host(volume):
             return self._by_volume.create_export(context, volume, volume_path)
-        attached = any(attachment.connector
+        attached = any(attachment.connector or _by_old_api(attachment)
                        for attachment in _attachments(volume))
         # Another host may have come first since this volume was read.
         now = objects.Volume.get_by_id(cinder_context.get_admin_context(),
@@ -127,8 +140,6 @@ class ScopedTarget:
         if not self._by_host(volume):
             return self._by_volume.ensure_export(context, volume, volume_path)
         with self._restoring() as targets:
-            if self._adopt(volume, volume_path):
-                targets.restore()
             targets.ensure(volume['name_id'])
 
     def remove_export(self, context: Any, volume: Any) -> None:
@@ -138,26 +149,30 @@ class ScopedTarget:
         """
         if not self._by_host(volume):
             return self._by_volume.remove_export(context, volume)
+        name = volume['name_id']
         with self._restoring() as targets:
             attachments = _attachments(volume)
-            if _in_the_making(attachments):
-                # It may be that of a host which is told of the volume now.
+            if any(_in_the_making(each) or _by_old_api(each)
+                   for each in attachments):
+                # It may be that of a host which is told of the volume now,
+                # or of one of which there is no record.
                 return
-            shown = set(targets.initiators(volume['name_id']))
-            targets.unmap(volume['name_id'],
-                          shown - _initiators(attachments))
+            gone = set(targets.initiators(name)) - _initiators(attachments)
+            targets.unmap(name, gone)
+            for initiator in gone:
+                self._told.pop((name, initiator), None)
 
     def initialize_connection(self, volume: Any,
                               connector: dict[str, Any]) -> dict[str, Any]:
         if not self._by_host(volume):
             return self._by_volume.initialize_connection(volume, connector)
-        if not _NAME.fullmatch(connector['initiator']):
+        name, initiator = volume['name_id'], connector['initiator']
+        if not _NAME.fullmatch(initiator):
             raise exception.InvalidConnectorException(missing='initiator')
         path = volume['provider_location'].removeprefix(_MARK)
         with self._restoring() as targets:
-            host, lun = targets.map(connector['initiator'], volume['name_id'],
-                                    path, identity(volume))
-            self._told[volume['name_id'], connector['initiator']] += 1
+            host, lun = targets.map(initiator, name, path, identity(volume))
+            self._told[name, initiator] = time.monotonic()
         configuration = self._configuration
         location = self._by_volume._iscsi_location(
             configuration.target_ip_address, 1, host.iqn, lun,
@@ -174,21 +189,23 @@ class ScopedTarget:
         if not self._by_host(volume):
             return self._by_volume.terminate_connection(volume, connector,
                                                         **kwargs)
-        if not connector:
+        initiator = (connector or {}).get('initiator')
+        if not initiator:
             # A forced detach: remove_export follows the last one.
             return
-        initiator = connector['initiator']
+        name = volume['name_id']
         with self._restoring() as targets:
             attachments = _attachments(volume)
-            there = sum(initiator.lower() in _initiators([attachment])
+            there = sum(initiator in _initiators([attachment])
                         for attachment in attachments)
-            told = self._told[volume['name_id'], initiator]
             # Another attachment of this host may have been told of the
             # volume, without that being recorded yet.
-            if there < 2 and not (_in_the_making(attachments) and
-                                  told > there):
-                targets.unmap(volume['name_id'], [initiator])
-                del self._told[volume['name_id'], initiator]
+            told = self._told.get((name, initiator), -math.inf)
+            coming = (any(map(_in_the_making, attachments)) and
+                      time.monotonic() - told < _RECORDED_S)
+            if there < 2 and not coming:
+                targets.unmap(name, [initiator])
+                self._told.pop((name, initiator), None)
 
     def extend_target(self, volume: Any) -> None:
         if not self._by_host(volume):
@@ -198,51 +215,85 @@ class ScopedTarget:
 
     @contextlib.contextmanager
     def _restoring(self) -> Iterator[host_targets.HostTargets]:
-        """The targets, for one caller at a time; right, from the start on."""
+        """The targets, for one caller at a time.
+
+        They are right then, also when this or the daemon has just started.
+        """
         with self._lock:
             if not self._restored:
-                self.targets.load()
-                self._reconcile()
+                self._recall()
+            if not (self._restored and self.targets.complete()):
+                tgt_portals.listen(
+                    iscsi_portals.addresses(self._configuration),
+                    self._configuration.target_port)
                 self.targets.restore()
                 self._restored = True
             yield self.targets
 
-    def _reconcile(self) -> None:
-        """Leave what the service had mapped when it was killed, or undone.
+    def _recall(self) -> None:
+        """What is to be shown to whom.
 
-        Only attachments are recorded. What a service attached it does not use
-        any more, unless it is another's and still at it.
+        That is what attachments recorded. Beside it counts the file of what
+        the service had mapped: for a host that was told of a volume without
+        that being recorded yet, for what was attached by the older API, which
+        records nothing, and for what another service has attached for itself.
+        The file may also be lost, or of a time when another node served.
         """
-        volumes = {volume.name_id: volume for volume in
-                   objects.VolumeList.get_all_by_host(
-                       cinder_context.get_admin_context(), self._backend)}
-        for name in self.targets.volumes():
-            volume = volumes.get(name)
-            if volume is not None and _busy(volume):
+        kept = self.targets.load()
+        hosts: dict[str, host_targets.Host] = {}
+        loose = []
+        for volume in objects.VolumeList.get_all_by_host(
+                cinder_context.get_admin_context(), self._backend):
+            if not self._by_host(volume):
                 continue
-            wanted = _initiators(_attachments(volume)) if volume else set()
-            for initiator in set(self.targets.initiators(name)) - wanted:
-                LOG.info('No attachment has %s on %s: it is not shown there.',
-                         name, initiator)
-                self.targets.drop(name, initiator)
+            path = volume.provider_location.removeprefix(_MARK)
+            attachments = _attachments(volume)
+            recorded = {each.connector['initiator']: each.connection_info
+                        for each in attachments
+                        if self._is_recorded(each)}
+            for initiator, told in recorded.items():
+                host = hosts.setdefault(initiator, host_targets.Host(
+                    told['target_iqn'], told['auth_username'],
+                    told['auth_password']))
+                self._recall_unit(host, volume.name_id, host_targets.Unit(
+                    told['target_lun'], path, identity(volume)))
+            others = _initiators(attachments) - set(recorded)
+            unknown = _busy(volume) or any(map(_by_old_api, attachments))
+            loose += [(initiator, volume.name_id)
+                      for initiator, host in kept.items()
+                      if volume.name_id in host.units and
+                      initiator not in recorded and
+                      (unknown or initiator in others)]
+        for initiator, name in loose:
+            before = kept[initiator]
+            host = hosts.setdefault(initiator, host_targets.Host(
+                before.iqn, before.user, before.password))
+            self._recall_unit(host, name, before.units[name])
+        for initiator, host in kept.items():
+            if initiator in hosts:
+                hosts[initiator].last = host.last
+            else:
+                # Its target goes, unless something is in it after all.
+                hosts[initiator] = host_targets.Host(
+                    host.iqn, host.user, host.password, host.last)
+        self.targets.hosts = hosts
 
-    def _adopt(self, volume: Any, path: str) -> bool:
-        """Recall from attachments what the file does not have.
+    def _is_recorded(self, attachment: Any) -> bool:
+        initiator = (attachment.connector or {}).get('initiator')
+        told = attachment.connection_info or {}
+        return bool(initiator) and (
+            told.get('target_iqn') == self.targets.iqn(initiator))
 
-        It was lost, or is on another node that this one stands in for.
-        """
-        changed = False
-        for attachment in _attachments(volume):
-            told = attachment.connection_info or {}
-            initiator = (attachment.connector or {}).get('initiator')
-            if initiator and (told.get('target_iqn') ==
-                              self.targets.iqn(initiator)):
-                unit = host_targets.Unit(told['target_lun'], path,
-                                         identity(volume))
-                changed |= self.targets.adopt(
-                    initiator, volume['name_id'], unit,
-                    told['auth_username'], told['auth_password'])
-        return changed
+    def _recall_unit(self, host: host_targets.Host, name: str,
+                     unit: host_targets.Unit) -> None:
+        there = host.by_lun().get(unit.lun)
+        if there and there.path != unit.path:
+            # Which of them the host uses can not be known.
+            LOG.error('%s and %s are both LUN %d of %s. The second is not '
+                      'shown until it is attached again.', there.path,
+                      unit.path, unit.lun, host.iqn)
+            return
+        host.units[name] = unit
 
 
 def identity(volume: Any) -> str:
@@ -257,13 +308,17 @@ def _attachments(volume: Any) -> list[Any]:
 
 
 def _initiators(attachments: list[Any]) -> set[str]:
-    return {attachment.connector['initiator'].lower()
-            for attachment in attachments
+    return {attachment.connector['initiator'] for attachment in attachments
             if (attachment.connector or {}).get('initiator')}
 
 
-def _in_the_making(attachments: list[Any]) -> bool:
-    return not all(attachment.connector for attachment in attachments)
+def _in_the_making(attachment: Any) -> bool:
+    return not attachment.connector and not _by_old_api(attachment)
+
+
+def _by_old_api(attachment: Any) -> bool:
+    """Whether it is one that never has a connector."""
+    return not attachment.connector and attachment.attach_status == 'attached'
 
 
 def _busy(volume: Any) -> bool:

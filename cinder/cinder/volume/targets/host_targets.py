@@ -27,38 +27,14 @@ from typing import Protocol
 
 from oslo_log import log as logging
 
+from cinder import exception
+from cinder.i18n import _
 from cinder.volume import volume_utils
 
 LOG = logging.getLogger(__name__)
 
-
-class TargetGone(Exception):
-    """The daemon does not have a target that it had."""
-
-
-class Daemon(Protocol):
-    """What serves the targets on this host."""
-
-    FIRST_LUN: int
-
-    def read(self) -> dict[str, dict[int, str]]:
-        ...
-
-    def add_target(self, iqn: str, initiator: str, user: str,
-                   password: str) -> None:
-        ...
-
-    def remove_target(self, iqn: str, user: str) -> None:
-        ...
-
-    def add_lun(self, iqn: str, lun: int, path: str, identity: str) -> None:
-        ...
-
-    def remove_lun(self, iqn: str, lun: int) -> None:
-        ...
-
-    def resize(self, iqn: str, lun: int, path: str) -> None:
-        ...
+#: QEMU's initiator and tgtd do not agree on how larger ones are written.
+LAST_LUN = 255
 
 
 @dataclasses.dataclass
@@ -74,19 +50,56 @@ class Unit:
     identity: str
 
 
+class Daemon(Protocol):
+    """What serves the targets on this host.
+
+    A method that takes away does nothing if that is not there.
+    """
+
+    FIRST_LUN: int
+
+    def iqns(self) -> set[str]:
+        """The targets there are."""
+
+    def read(self) -> dict[str, dict[int, Unit]]:
+        """What there is: IQN -> LUN -> unit."""
+
+    def add_target(self, iqn: str) -> None:
+        """Make a target that lets in nobody yet."""
+
+    def admit(self, iqn: str, initiator: str, user: str,
+              password: str) -> None:
+        """Let in one initiator, by its name and an account."""
+
+    def remove_target(self, iqn: str, user: str) -> None:
+        """Remove a target without units, and the account."""
+
+    def add_lun(self, iqn: str, unit: Unit) -> None:
+        """Show a volume; nothing is left of it if that fails."""
+
+    def remove_lun(self, iqn: str, lun: int) -> None:
+        """Hide a volume."""
+
+    def resize(self, iqn: str, lun: int, path: str) -> None:
+        """Let the initiators see how large a volume is now."""
+
+
 @dataclasses.dataclass
 class Host:
     """A host's target and account.
 
-    :ivar initiator: its name as the host tells it
+    :ivar last: the LUN that was given last
     :ivar units: by the volumes' names
     """
 
-    initiator: str
     iqn: str
     user: str
     password: str = dataclasses.field(repr=False)
+    last: int = -1
     units: dict[str, Unit] = dataclasses.field(default_factory=dict)
+
+    def by_lun(self) -> dict[int, Unit]:
+        return {unit.lun: unit for unit in self.units.values()}
 
 
 class HostTargets:
@@ -106,28 +119,35 @@ class HostTargets:
         self._path = path
         self._prefix = prefix
         self._backend = backend
-        #: by the initiators' names, whose case does not matter
+        #: by the initiators' names
         self.hosts: dict[str, Host] = {}
-        #: volumes that could not be shown when the service began
-        self.lacking: set[str] = set()
+        #: initiator and volume, of what could not be shown
+        self.lacking: set[tuple[str, str]] = set()
+        self._admitted: set[str] = set()
 
     def iqn(self, initiator: str) -> str:
         """The name of a host's target: the same at any time."""
-        name = f'{self._backend}\0{initiator.lower()}'.encode()
+        name = f'{self._backend}\0{initiator}'.encode()
         return f'{self._prefix}host-{hashlib.sha256(name).hexdigest()[:24]}'
 
-    def load(self) -> None:
-        """Read what was mapped when the service ended."""
+    def load(self) -> dict[str, Host]:
+        """What was mapped when the service ended.
+
+        A file that can not be read is set aside.
+        """
         try:
             with open(self._path) as file:
-                kept = json.load(file)
+                return {initiator: Host(**values | {'units': {
+                    volume: Unit(**unit)
+                    for volume, unit in values['units'].items()}})
+                    for initiator, values in json.load(file).items()}
         except FileNotFoundError:
-            kept = {}
-        self.hosts = {
-            initiator: Host(**values | {'units': {
-                volume: Unit(**unit)
-                for volume, unit in values['units'].items()}})
-            for initiator, values in kept.items()}
+            return {}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            LOG.error('%s can not be read. It is set aside, and what the '
+                      'attachments recorded is used alone.', self._path)
+            os.rename(self._path, f'{self._path}.broken')
+            return {}
 
     def _save(self) -> None:
         folder = os.path.dirname(self._path)
@@ -146,14 +166,22 @@ class HostTargets:
                 os.unlink(file.name)
                 raise
 
+    def complete(self) -> bool:
+        """Whether the daemon has the targets; it may have started anew."""
+        return ({host.iqn for host in self.hosts.values() if host.units} <=
+                self._daemon.iqns())
+
     def restore(self) -> None:
         """Make the daemon's targets what they are to be.
 
-        What is right is left alone: hosts use it. A volume that can not be
-        shown, as its device is not there yet, is remembered; see ``ensure``.
+        What is right is left alone: hosts use it. A host of which a volume
+        can not be shown, as its device is not there yet, is let in when that
+        is; see ``ensure``.
         """
+        self._save()
         there = self._daemon.read()
         self.lacking = set()
+        self._admitted = set()
         for initiator, host in list(self.hosts.items()):
             units = there.get(host.iqn)
             self._remove_strangers(host, units or {})
@@ -161,42 +189,49 @@ class HostTargets:
                 self._remove(initiator)
                 continue
             if units is None:
-                self._add_target(host)
+                self._daemon.add_target(host.iqn)
             for volume, unit in host.units.items():
-                if not units or units.get(unit.lun) != unit.path:
-                    self._show(host, volume, unit)
+                if not units or units.get(unit.lun) != unit:
+                    self._show(initiator, volume)
+            self._admit(initiator)
         self._save()
 
-    def _remove_strangers(self, host: Host, units: dict[int, str]) -> None:
-        wanted = {unit.lun: unit.path for unit in host.units.values()}
-        for lun, path in units.items():
-            if wanted.get(lun) != path:
+    def _remove_strangers(self, host: Host, units: dict[int, Unit]) -> None:
+        wanted = host.by_lun()
+        for lun, unit in units.items():
+            if wanted.get(lun) != unit:
                 LOG.warning('Target %s shows %s by LUN %d, which is not '
-                            'mapped: it is removed.', host.iqn, path, lun)
+                            'mapped: it is removed.', host.iqn, unit.path,
+                            lun)
                 self._daemon.remove_lun(host.iqn, lun)
 
-    def _show(self, host: Host, volume: str, unit: Unit) -> None:
+    def _show(self, initiator: str, volume: str) -> None:
+        host = self.hosts[initiator]
+        unit = host.units[volume]
         try:
-            self._daemon.add_lun(host.iqn, unit.lun, unit.path, unit.identity)
+            self._daemon.add_lun(host.iqn, unit)
         except Exception as error:
             LOG.warning('%s can not be shown to %s: %s', unit.path,
-                        host.initiator, error)
-            self.lacking.add(volume)
+                        initiator, error)
+            self.lacking.add((initiator, volume))
+
+    def _admit(self, initiator: str, whole: bool = True) -> None:
+        lacks = any(name == initiator for name, _v in self.lacking)
+        if initiator in self._admitted or whole and lacks:
+            # It would find that a volume it uses is not there any more.
+            return
+        host = self.hosts[initiator]
+        self._daemon.admit(host.iqn, initiator, host.user, host.password)
+        self._admitted.add(initiator)
 
     def ensure(self, volume: str) -> None:
         """Show a volume that could not be shown before."""
-        if volume in self.lacking:
-            for initiator in self.initiators(volume):
+        for initiator, name in sorted(self.lacking):
+            if name == volume:
                 host = self.hosts[initiator]
-                unit = host.units[volume]
-                self._daemon.remove_lun(host.iqn, unit.lun)
-                self._daemon.add_lun(host.iqn, unit.lun, unit.path,
-                                     unit.identity)
-            self.lacking.remove(volume)
-
-    def _add_target(self, host: Host) -> None:
-        self._daemon.add_target(host.iqn, host.initiator, host.user,
-                                host.password)
+                self._daemon.add_lun(host.iqn, host.units[volume])
+                self.lacking.remove((initiator, volume))
+                self._admit(initiator)
 
     def map(self, initiator: str, volume: str, path: str,
             identity: str) -> tuple[Host, int]:
@@ -204,84 +239,82 @@ class HostTargets:
 
         :returns: the host's target and account, and the LUN
         """
-        name, initiator = initiator, initiator.lower()
         host = self.hosts.get(initiator)
         if host and volume in host.units:
+            self.ensure(volume)
             return host, host.units[volume].lun
         if host is None:
-            host = self.hosts[initiator] = Host(
-                name, self.iqn(initiator), volume_utils.generate_username(),
-                volume_utils.generate_password())
-        unit = Unit(self._free(host), path, identity)
+            self._make_room(initiator)
+            host = Host(self.iqn(initiator),
+                        volume_utils.generate_username(),
+                        volume_utils.generate_password())
+        unit = Unit(self._next(host), path, identity)
         first = not host.units
         host.units[volume] = unit
+        host.last = unit.lun
+        self.hosts[initiator] = host
         try:
             self._save()
             if first:
-                self._add_target(host)
-            self._daemon.add_lun(host.iqn, unit.lun, path, identity)
-        except TargetGone:
-            self.restore()
-            self.ensure(volume)
+                self._daemon.add_target(host.iqn)
+            self._daemon.add_lun(host.iqn, unit)
+            self._admit(initiator, whole=False)
         except BaseException:
+            self._daemon.remove_lun(host.iqn, unit.lun)
             self._forget(initiator, volume)
             raise
-        LOG.info('%s is shown to %s by LUN %d', path, name, unit.lun)
+        LOG.info('%s is shown to %s by LUN %d', path, initiator, unit.lun)
         return host, unit.lun
 
-    def adopt(self, initiator: str, volume: str, unit: Unit,
-              user: str, password: str) -> bool:
-        """Take what a host was told before for mapped.
+    def _make_room(self, initiator: str) -> None:
+        """See to it that a host that nothing is mapped to has no target."""
+        iqn = self.iqn(initiator)
+        units = self._daemon.read().get(iqn)
+        if units:
+            raise exception.ISCSITargetHelperCommandFailed(error_message=_(
+                'Target %(iqn)s exists, with LUNs that are not mapped: '
+                '%(luns)s') % {'iqn': iqn, 'luns': sorted(units)})
+        if units is not None:
+            self._daemon.remove_target(iqn, '')
 
-        :returns: whether it was not known; see ``restore``
+    def _next(self, host: Host) -> int:
+        """A LUN that was not given for as long as can be.
+
+        A host that still uses a volume which was taken from it must not find
+        another's there.
         """
-        host = self.hosts.setdefault(initiator.lower(), Host(
-            initiator, self.iqn(initiator), user, password))
-        taken = {each.lun for each in host.units.values()}
-        if volume in host.units or unit.lun in taken:
-            return False
-        host.units[volume] = unit
-        return True
-
-    def drop(self, volume: str, initiator: str) -> None:
-        """Take a volume for not mapped; see ``restore``."""
-        self.hosts[initiator].units.pop(volume, None)
-
-    def volumes(self) -> set[str]:
-        """Those that are shown to any host."""
-        return {volume for host in self.hosts.values()
-                for volume in host.units}
-
-    def _free(self, host: Host) -> int:
-        taken = {unit.lun for unit in host.units.values()}
-        lun = self._daemon.FIRST_LUN
-        while lun in taken:
-            lun += 1
-        return lun
+        taken = host.by_lun()
+        luns = range(self._daemon.FIRST_LUN, LAST_LUN + 1)
+        begin = max(0, host.last + 1 - luns.start)
+        for lun in [*luns[begin:], *luns[:begin]]:
+            if lun not in taken:
+                return lun
+        raise exception.ISCSITargetHelperCommandFailed(error_message=_(
+            'Target %s has as many LUNs as it can have') % host.iqn)
 
     def unmap(self, volume: str, initiators: Iterable[str]) -> None:
         """Hide a volume from hosts, also from those it is hidden from."""
-        for initiator in [each.lower() for each in initiators]:
+        for initiator in list(initiators):
             host = self.hosts.get(initiator)
             if host and volume in host.units:
                 # As long as the host may see it the LUN is not free.
                 unit = host.units[volume]
                 self._daemon.remove_lun(host.iqn, unit.lun)
                 self._forget(initiator, volume)
-                LOG.info('%s is no longer shown to %s', unit.path,
-                         host.initiator)
+                LOG.info('%s is no longer shown to %s', unit.path, initiator)
 
     def _forget(self, initiator: str, volume: str) -> None:
         host = self.hosts[initiator]
         del host.units[volume]
+        self.lacking.discard((initiator, volume))
         if not host.units:
             self._remove(initiator)
         self._save()
 
     def _remove(self, initiator: str) -> None:
-        host = self.hosts[initiator]
+        host = self.hosts.pop(initiator)
+        self._admitted.discard(initiator)
         self._daemon.remove_target(host.iqn, host.user)
-        del self.hosts[initiator]
 
     def initiators(self, volume: str) -> list[str]:
         """The hosts that a volume is shown to."""

@@ -17,6 +17,8 @@ import time
 from typing import Any
 from typing import Optional
 
+from cinder import exception
+from cinder.i18n import _
 from cinder.privsep.targets import tgt_control
 from cinder import utils
 from cinder.volume.targets import host_targets
@@ -26,6 +28,7 @@ _PATIENCE_S = 10.0
 _IN_USE = (tgt_control.TARGET_ACTIVE, tgt_control.UNIT_ACTIVE)
 _TARGET = re.compile(r'Target \d+: (\S+)')
 _UNIT = re.compile(r' {8}LUN: (\d+)')
+_SERIAL = re.compile(r' +SCSI SN: (\S*)')
 _PATH = re.compile(r' +Backing store path: (\S.*)')
 
 
@@ -41,49 +44,52 @@ class Tgtd:
     def __init__(self, flags: Optional[str] = None) -> None:
         self._flags = flags or None
 
-    def read(self) -> dict[str, dict[int, str]]:
-        """What there is: IQN -> LUN -> path of the volume."""
-        found: dict[str, dict[int, str]] = {}
-        units: dict[int, str] = {}
-        lun = 0
+    def iqns(self) -> set[str]:
+        return set(tgt_control.tids())
+
+    def read(self) -> dict[str, dict[int, host_targets.Unit]]:
+        """What there is: IQN -> LUN -> unit."""
+        found: dict[str, dict[int, host_targets.Unit]] = {}
+        units: dict[int, host_targets.Unit] = {}
+        lun, serial = 0, ''
         for line in tgt_control.show_targets().splitlines():
-            if match := _TARGET.match(line):
+            if match := _TARGET.fullmatch(line):
                 units = found[match[1]] = {}
-            elif match := _UNIT.match(line):
-                lun = int(match[1])
-            elif lun and (match := _PATH.match(line)):
-                units[lun] = match[1]
+            elif match := _UNIT.fullmatch(line):
+                lun, serial = int(match[1]), ''
+            elif match := _SERIAL.fullmatch(line):
+                serial = match[1]
+            elif lun and (match := _PATH.fullmatch(line)):
+                units[lun] = host_targets.Unit(lun, match[1], serial)
         return found
 
     @utils.synchronized('tgt-targets', external=True)
-    def add_target(self, iqn: str, initiator: str, user: str,
-                   password: str) -> None:
-        """Make a target that lets in one initiator, by name and account."""
-        tid = 1
+    def add_target(self, iqn: str) -> None:
+        known = tgt_control.tids()
+        tid = max(known.values(), default=0) + 1
         while True:
             try:
-                tgt_control.add_target(tid, iqn)
-                break
+                return tgt_control.add_target(tid, iqn)
             except tgt_control.TgtdError as error:
-                # tgtd says so of a name as well as of a number.
+                # Of a name too; the number may be of what else uses tgtd.
                 if (error.number != tgt_control.TARGET_EXISTS or
-                        tgt_control.find_target(iqn)):
+                        iqn in tgt_control.tids()):
                     raise
                 tid += 1
-        try:
-            _unless(tgt_control.NO_ACCOUNT, tgt_control.remove_account, user)
-            tgt_control.add_account(user, password)
-            tgt_control.admit(tid, user, initiator)
-        except BaseException:
-            # Nobody is let in: it is of no use, and there is none when this
-            # is called again.
-            tgt_control.remove_target(tid, force=True)
-            raise
+
+    def admit(self, iqn: str, initiator: str, user: str,
+              password: str) -> None:
+        tid = self._tid(iqn)
+        _unless(tgt_control.ACCOUNT_EXISTS, tgt_control.add_account, user,
+                password)
+        _unless(tgt_control.ACCOUNT_EXISTS, tgt_control.bind_account, tid,
+                user)
+        # Without an account tgtd lets in whoever has this name.
+        _unless(tgt_control.RULE_EXISTS, tgt_control.admit, tid, initiator)
 
     def remove_target(self, iqn: str, user: str) -> None:
-        """Remove a target that has no units; also one that is not there."""
-        tid = tgt_control.find_target(iqn)
-        if tid:
+        tid = tgt_control.tids().get(iqn)
+        if tid and not self.read().get(iqn):
             try:
                 _patiently(tgt_control.remove_target, tid)
             except tgt_control.TgtdError as error:
@@ -91,39 +97,36 @@ class Tgtd:
                     raise
                 # Who is logged in has nothing there.
                 tgt_control.remove_target(tid, force=True)
-        _unless(tgt_control.NO_ACCOUNT, tgt_control.remove_account, user)
+        if user:
+            _unless(tgt_control.NO_ACCOUNT, tgt_control.remove_account, user)
 
-    def add_lun(self, iqn: str, lun: int, path: str, identity: str) -> None:
-        """Show a volume.
-
-        :param identity: the volume's, the same wherever it is found
-        :raises TargetGone: tgtd was started anew
-        """
+    def add_lun(self, iqn: str, unit: host_targets.Unit) -> None:
         tid = self._tid(iqn)
         try:
-            tgt_control.add_unit(tid, lun, path, identity, self._flags)
-        except BaseException:
-            # It may be there, by the name of tgtd's own making.
-            _unless(tgt_control.NO_UNIT, tgt_control.remove_unit, tid, lun)
+            tgt_control.add_unit(tid, unit.lun, unit.path, unit.identity,
+                                 self._flags)
+        except tgt_control.TgtdError as error:
+            if error.number != tgt_control.UNIT_EXISTS:
+                # It may be there, by a name of tgtd's own making.
+                self.remove_lun(iqn, unit.lun)
             raise
 
     def remove_lun(self, iqn: str, lun: int) -> None:
-        """Also one that is not there."""
-        tid = tgt_control.find_target(iqn)
+        tid = tgt_control.tids().get(iqn)
         if tid:
             _unless(tgt_control.NO_UNIT, _patiently, tgt_control.remove_unit,
                     tid, lun)
 
     def resize(self, iqn: str, lun: int, path: str) -> None:
-        """:raises TargetGone: tgtd was started anew"""
         tgt_control.resize_unit(self._tid(iqn), lun, path)
 
     def _tid(self, iqn: str) -> int:
         # Another target may have the number that this one had before.
-        tid = tgt_control.find_target(iqn)
-        if not tid:
-            raise host_targets.TargetGone(iqn)
-        return tid
+        try:
+            return tgt_control.tids()[iqn]
+        except KeyError:
+            raise exception.ISCSITargetHelperCommandFailed(
+                error_message=_('tgtd has no target %s') % iqn)
 
 
 def _unless(number: int, call: Callable[..., None], *args: Any) -> None:

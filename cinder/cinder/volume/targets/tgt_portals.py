@@ -38,21 +38,36 @@ _SHOWN = re.compile(r'^Portal: (\S+),\d+$', re.MULTILINE)
 def listen(addresses: Iterable[str], port: int) -> None:
     """Have tgtd listen where it is said that it does.
 
+    Where it can not that may be well, as with a name, or an address that is
+    translated on the way; but not with a port of its own.
+
     :param port: where an address has none
-    :raises ISCSITargetHelperCommandFailed: it can not
+    :raises ISCSITargetHelperCommandFailed: it can not listen on such a port
     """
-    portal = None
     try:
         shown = _SHOWN.findall(tgt_portals.show())
-        for portal in iscsi_portals.with_ports(addresses, port):
-            if not _listens(portal, shown):
-                LOG.info('Having tgtd listen on %s', portal)
-                tgt_portals.add(portal)
     except processutils.ProcessExecutionError as error:
-        raise exception.ISCSITargetHelperCommandFailed(
-            error_message=_('tgtd does not listen on %(portal)s: %(why)s') % {
-                'portal': portal or _('anything'),
-                'why': (error.stderr or '').strip() or error.exit_code})
+        LOG.warning('tgtd does not tell what it listens on: %s',
+                    _reason(error))
+        return
+    for portal in iscsi_portals.with_ports(addresses, port):
+        if _listens(portal, shown):
+            continue
+        try:
+            tgt_portals.add(portal)
+            LOG.info('tgtd listens on %s now', portal)
+        except processutils.ProcessExecutionError as error:
+            if not portal.endswith(f':{port}'):
+                raise exception.ISCSITargetHelperCommandFailed(
+                    error_message=_('tgtd does not listen on %(portal)s: '
+                                    '%(why)s') % {'portal': portal,
+                                                  'why': _reason(error)})
+            LOG.debug('tgtd does not listen on %s: %s', portal,
+                      _reason(error))
+
+
+def _reason(error: processutils.ProcessExecutionError) -> str:
+    return (error.stderr or '').strip() or str(error.exit_code)
 
 
 def _listens(portal: str, shown: list[str]) -> bool:

@@ -42,7 +42,8 @@ class Killed(BaseException):
 class Daemon:
     """What serves targets: it outlives the service.
 
-    :ivar targets: IQN -> initiator, account, and LUN -> (path, identity)
+    :ivar targets: IQN -> units by LUN, the initiator that is let in, and its
+        account
     :ivar kill_at: the step at which the service is killed: before it, if
         negative after it
     """
@@ -67,33 +68,36 @@ class Daemon:
             raise Killed()
         change()
 
-    def read(self):
-        return {iqn: {lun: path for lun, (path, _identity) in units.items()}
-                for iqn, (_, _, units) in self.targets.items()}
+    def iqns(self):
+        return set(self.targets)
 
-    def add_target(self, iqn, initiator, user, password):
+    def read(self):
+        return {iqn: dict(target['units'])
+                for iqn, target in self.targets.items()}
+
+    def add_target(self, iqn):
         if iqn in self.targets:
             raise ValueError(iqn)
         self._step(lambda: self.targets.update(
-            {iqn: (initiator, (user, password), {})}))
+            {iqn: {'units': {}, 'in': None, 'account': None}}))
+
+    def admit(self, iqn, initiator, user, password):
+        self._step(lambda: self.targets[iqn].update(
+            {'in': initiator, 'account': (user, password)}))
 
     def remove_target(self, iqn, user):
-        self._step(lambda: self.targets.pop(iqn, None))
+        if not self.targets.get(iqn, {}).get('units'):
+            self._step(lambda: self.targets.pop(iqn, None))
 
-    def _units(self, iqn):
-        if iqn not in self.targets:
-            raise host_targets.TargetGone(iqn)
-        return self.targets[iqn][2]
-
-    def add_lun(self, iqn, lun, path, identity):
-        units = self._units(iqn)
-        if lun in units or path in self.absent:
-            raise ValueError((lun, path))
-        self._step(lambda: units.update({lun: (path, identity)}))
+    def add_lun(self, iqn, unit):
+        units = self.targets[iqn]['units']
+        if unit.lun in units or unit.path in self.absent:
+            raise ValueError(unit)
+        self._step(lambda: units.update({unit.lun: unit}))
 
     def remove_lun(self, iqn, lun):
         if iqn in self.targets:
-            self._step(lambda: self._units(iqn).pop(lun, None))
+            self._step(lambda: self.targets[iqn]['units'].pop(lun, None))
 
     def resize(self, iqn, lun, path):
         self.resized = (iqn, lun, path)
@@ -107,6 +111,9 @@ class HostScopeTestCase(test.TestCase):
         self.folder = self.useFixture(fixtures.TempDir()).path
         self.daemon = Daemon()
         self.mock_object(host_scope.tgt_hosts, 'Tgtd', self.daemon.opening)
+        self.listens = []
+        self.mock_object(host_scope.tgt_portals, 'listen',
+                         lambda *args: self.listens.append(args))
         self.exports = {}
         self.mock_object(tgt.TgtAdm, 'create_iscsi_target', self._export)
         self.mock_object(tgt.TgtAdm, 'remove_iscsi_target', self._unexport)
@@ -185,8 +192,8 @@ class HostScopeTestCase(test.TestCase):
 
     def shown(self, initiator=LEFT):
         """LUN -> path, as a host finds it."""
-        iqn = self.target.targets.iqn(initiator)
-        return self.daemon.read().get(iqn)
+        units = self.daemon.read().get(self.target.targets.iqn(initiator))
+        return units and {lun: unit.path for lun, unit in units.items()}
 
     def ensure(self, *volumes):
         """As the manager does when the service begins."""
@@ -210,9 +217,11 @@ class MapTestCase(HostScopeTestCase):
         self.assertEqual([right['target_iqn']] * 2, right['target_iqns'])
         for told, initiator in ((left, LEFT), (right, RIGHT)):
             self.assertEqual(
-                (initiator, (told['auth_username'], told['auth_password']),
-                 {told['target_lun']: (self.path(volume),
-                                       volume.id.replace('-', ''))}),
+                {'in': initiator,
+                 'account': (told['auth_username'], told['auth_password']),
+                 'units': {told['target_lun']: host_targets.Unit(
+                     told['target_lun'], self.path(volume),
+                     volume.id.replace('-', ''))}},
                 self.daemon.targets[told['target_iqn']])
         self.assertEqual(
             4, len({told[key] for told in (left, right)
@@ -220,15 +229,22 @@ class MapTestCase(HostScopeTestCase):
         self.assertEqual(volume.id, left['volume_id'])
         self.assertTrue(volume.shared_targets)
 
-    def test_lowest_lun(self):
-        volumes = [self.volume() for _ in range(4)]
+    def test_luns(self):
+        """One that was given comes again as late as can be."""
+        self.mock_object(host_targets, 'LAST_LUN', 4)
+        volumes = [self.volume() for _ in range(5)]
         attachments = [self.attach(volume) for volume in volumes[:3]]
-        self.assertEqual({1, 2, 3}, set(self.shown()))
         self.detach(volumes[1], attachments[1])
         self.assertEqual({1: self.path(volumes[0]), 3: self.path(volumes[2])},
                          self.shown())
         self.attach(volumes[3])
-        self.assertEqual(self.path(volumes[3]), self.shown()[2])
+        self.assertEqual({1, 3, 4}, set(self.shown()))
+        self.begin()
+        self.attach(volumes[1])
+        self.assertEqual({1, 2, 3, 4}, set(self.shown()))
+        self.assertRaises(exception.ISCSITargetHelperCommandFailed,
+                          self.attach, volumes[4])
+        self.assertEqual({1, 2, 3, 4}, set(self.shown()))
 
     def test_last(self):
         volume = self.volume()
@@ -243,21 +259,29 @@ class MapTestCase(HostScopeTestCase):
         volume = self.volume()
         told = self.attach(volume).connection_info
         self.assertEqual(told, self.connect(volume, LEFT))
-        self.assertEqual(told, self.connect(volume, LEFT.upper()))
 
     def test_case(self):
-        """tgtd compares the name as the host has it."""
-        initiator = 'iqn.1994-05.com.Example:Left'
-        told = self.attach(self.volume(), initiator).connection_info
-        self.assertEqual(initiator, self.daemon.targets[
-            told['target_iqn']][0])
+        """tgtd compares names as they are, so a name is as it is."""
+        volume = self.volume()
+        names = ('iqn.1994-05.com.Example:Left', LEFT)
+        for name in names:
+            told = self.attach(volume, name).connection_info
+            self.assertEqual(name, self.daemon.targets[
+                told['target_iqn']]['in'])
+
+    def test_no_text(self):
+        for connector in ({}, {'initiator': None}, {'initiator': 7}):
+            self.assertRaises(exception.InvalidConnectorException,
+                              self.target.validate_connector, connector)
+        self.assertTrue(self.target.validate_connector({'initiator': LEFT}))
 
     @ddt.data('', 'left', 'iqn.x,targetname=iqn.y', 'iqn.x y', 'iqn.x\0',
               'iqn.x/../y', 'iqn.' + 'x' * 220)
     def test_no_initiator(self, name):
-        volume = self.volume()
         self.assertRaises(exception.InvalidConnectorException,
-                          self.connect, volume, name)
+                          self.target.validate_connector, {'initiator': name})
+        self.assertRaises(exception.InvalidConnectorException,
+                          self.connect, self.volume(), name)
         self.assertEqual({}, self.daemon.targets)
 
     def test_twice_on_a_host(self):
@@ -335,7 +359,24 @@ class MapTestCase(HostScopeTestCase):
         self.assertEqual({1: self.path(other)}, self.shown())
         self.daemon.absent.clear()
         self.attach(volume)
-        self.assertEqual(self.path(volume), self.shown()[2])
+        self.assertEqual({self.path(other), self.path(volume)},
+                         set(self.shown().values()))
+
+    def test_taken_over(self):
+        """By a connector of another host, and then one that is refused."""
+        volume, other, kept = (self.volume() for _ in range(3))
+        self.attach(kept)
+        attachment = self.attach(volume)
+        before = attachment.connection_info['target_lun']
+        self.connect(volume, RIGHT, attachment)
+        self.target.remove_export(self.context, volume)
+        self.assertNotEqual(before, self.attach(
+            other).connection_info['target_lun'])
+
+    def test_listens(self):
+        self.connect(self.volume(), LEFT)
+        self.assertEqual([(['192.0.2.1', '2001:db8::1'], 3260)],
+                         self.listens)
 
     def test_extended(self):
         volume = self.volume()
@@ -368,9 +409,10 @@ class MapTestCase(HostScopeTestCase):
         volume.save()
         told = self.attach(volume).connection_info
         self.assertEqual(volume.id, told['volume_id'])
-        self.assertEqual((self.path(volume),
-                          fake.VOLUME2_ID.replace('-', '')),
-                         self.daemon.targets[told['target_iqn']][2][1])
+        self.assertEqual(
+            host_targets.Unit(1, self.path(volume),
+                              fake.VOLUME2_ID.replace('-', '')),
+            self.daemon.targets[told['target_iqn']]['units'][1])
         self.begin()
         self.ensure(volume)
         self.assertEqual({1: self.path(volume)}, self.shown())
@@ -457,50 +499,167 @@ class RestartTestCase(HostScopeTestCase):
         """Exactly these attachments' volumes are shown."""
         self.assertEqual(
             {each.connection_info['target_iqn']:
-             {each.connection_info['target_lun']: self.path(volume)}
-             for each, volume in pairs}, self.daemon.read())
+             [(each.connection_info['target_lun'], self.path(volume))]
+             for each, volume in pairs},
+            {iqn: [(lun, unit.path) for lun, unit in units.items()]
+             for iqn, units in self.daemon.read().items()})
 
     def test_killed(self):
         """At each step of an attach and of a detach, before it and after."""
         kept, volume = self.volume(), self.volume()
         attachment = self.attach(kept, RIGHT)
-        for step in (1, -1, 2, -2):
-            self.begin()
-            self.ensure(kept)
-            self.daemon.kill_at = step + (self.daemon.steps if step > 0
-                                          else -self.daemon.steps)
-            self.assertRaises(Killed, self.attach, volume)
+        for step in (1, -1, 2, -2, 3, -3):
+            self.kill_at(step, self.attach, volume)
             for left in objects.VolumeAttachmentList.get_all_by_volume_id(
                     self.context, volume.id):
                 left.destroy()
             self.begin()
             self.ensure(kept)
             self.assert_shown((attachment, kept))
+        for step in (1, -1, 2, -2):
             going = self.attach(volume)
-            self.daemon.kill_at = step + (self.daemon.steps if step > 0
-                                          else -self.daemon.steps)
-            self.assertRaises(Killed, self.detach, volume, going)
+            self.kill_at(step, self.detach, volume, going)
             self.begin()
             self.ensure(kept, volume)
             self.assert_shown((attachment, kept), (going, volume))
             self.detach(volume, going)
             self.assert_shown((attachment, kept))
 
-    def test_daemon_anew(self):
-        """With the service, and without."""
-        volume, other = self.volume(), self.volume()
-        first = self.attach(volume)
-        for again in (self.begin, lambda: None):
-            before = dict(self.daemon.targets)
-            self.daemon.targets.clear()
-            again()
+    def kill_at(self, step, what, *args):
+        """At one of its steps, from 1; after it if it is negative."""
+        self.daemon.kill_at = step + (self.daemon.steps if step > 0
+                                      else -self.daemon.steps)
+        self.assertRaises(Killed, what, *args)
+
+    def lose_file(self):
+        os.unlink(os.path.join(self.folder, 'hosts', f'{BACKEND}.json'))
+
+    def test_file_lost_alone(self):
+        """The daemon has all, and hosts use it."""
+        volumes = [self.volume() for _ in range(3)]
+        for volume in volumes:
+            self.attach(volume)
+        volumes[2].update({'status': 'extending'})
+        volumes[2].save()
+        before = self.daemon.read()
+        steps = self.daemon.steps
+        self.lose_file()
+        self.begin()
+        self.ensure(volumes[0])
+        self.assertEqual(before, self.daemon.read())
+        self.assertEqual(steps + 1, self.daemon.steps)
+
+    def test_file_not_readable(self):
+        volume = self.volume()
+        told = self.attach(volume).connection_info
+        path = os.path.join(self.folder, 'hosts', f'{BACKEND}.json')
+        for text in ('', '{"x": 1}', '[]', '{"x": {"units": {"a": {}}}}'):
+            with open(path, 'w') as file:
+                file.write(text)
+            self.begin()
             self.ensure(volume)
-            second = self.attach(other)
-            self.assertEqual({1: self.path(volume), 2: self.path(other)},
-                             self.shown())
-            self.detach(other, second)
-            self.assertEqual(before, self.daemon.targets)
-        self.assertEqual(first.connection_info, self.connect(volume, LEFT))
+            self.assertEqual(told, self.connect(volume, LEFT))
+            self.assertTrue(os.path.exists(f'{path}.broken'))
+
+    def test_file_of_another_time(self):
+        """Another node has served meanwhile: attachments know better."""
+        volumes = [self.volume() for _ in range(2)]
+        path = os.path.join(self.folder, 'hosts', f'{BACKEND}.json')
+        attachments = [self.attach(volume) for volume in volumes]
+        with open(path) as file:
+            old = file.read()
+        for volume, attachment in zip(volumes, attachments):
+            self.detach(volume, attachment)
+        attachments = [self.attach(volume) for volume in volumes[::-1]]
+        before = self.daemon.read()
+        with open(path, 'w') as file:
+            file.write(old)
+        self.begin()
+        self.ensure(*volumes)
+        self.assertEqual(before, self.daemon.read())
+        for volume, attachment in zip(volumes[::-1], attachments):
+            self.assertEqual(attachment.connection_info,
+                             self.connect(volume, LEFT))
+
+    def test_two_for_a_lun(self):
+        """Neither is shown where the other was told to be."""
+        volumes = [self.volume() for _ in range(2)]
+        first = self.attach(volumes[0])
+        second = self.attach(volumes[1])
+        second.connection_info = first.connection_info
+        second.save()
+        self.lose_file()
+        self.begin()
+        self.ensure(*volumes)
+        self.assertEqual(1, len(self.shown()))
+
+    def test_unknown_target(self):
+        """Of a host that is not known to have one, but something in it."""
+        volume = self.volume()
+        iqn = self.target.targets.iqn(LEFT)
+        self.daemon.add_target(iqn)
+        self.attach(volume)
+        self.daemon.targets[iqn]['units'][9] = host_targets.Unit(9, 'x', 'x')
+        self.lose_file()
+        for attachment in objects.VolumeAttachmentList.get_all_by_volume_id(
+                self.context, volume.id):
+            attachment.destroy()
+        self.begin()
+        self.assertRaises(exception.ISCSITargetHelperCommandFailed,
+                          self.attach, volume)
+        self.assertEqual({1, 9}, set(self.shown()))
+
+    def test_by_the_old_api(self):
+        """It records neither connector nor what was told."""
+        volume, other = self.volume(), self.volume()
+        attachment = self.reserve(volume)
+        told = self.connect(volume, LEFT)
+        attachment.update({'attach_status': 'attached'})
+        attachment.save()
+        self.connect(volume, RIGHT)
+        self.target.remove_export(self.context, volume)
+        self.begin()
+        self.attach(other, RIGHT)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+        self.assertEqual(told, self.connect(volume, LEFT))
+        self.target.terminate_connection(volume, {'initiator': LEFT})
+        self.assertIsNone(self.shown())
+
+    def test_let_in_last(self):
+        """A host that looks before all is there would take it for gone."""
+        volumes = [self.volume() for _ in range(2)]
+        told = [self.attach(volume).connection_info for volume in volumes][0]
+        self.daemon.targets.clear()
+        self.daemon.absent.add(self.path(volumes[1]))
+        self.begin()
+        self.ensure(volumes[0])
+        target = self.daemon.targets[told['target_iqn']]
+        self.assertIsNone(target['in'])
+        self.daemon.absent.clear()
+        self.ensure(volumes[1])
+        self.assertEqual(LEFT, target['in'])
+
+    def test_daemon_anew(self):
+        """Whatever comes next, all is as it was; with the service too."""
+        volume, other = self.volume(), self.volume()
+        first, right = self.attach(volume), self.attach(volume, RIGHT)
+        going = self.attach(other)
+
+        for what in (self.begin, lambda: self.connect(volume, LEFT),
+                     lambda: self.target.extend_target(volume),
+                     lambda: self.detach(other, going),
+                     lambda: self.attach(other)):
+            self.daemon.targets.clear()
+            what()
+            self.ensure(volume)
+            self.assertEqual({1: self.path(volume)}, self.shown(RIGHT))
+            self.assertEqual(self.path(volume), self.shown()[1])
+        for each in (first, right):
+            target = self.daemon.targets[each.connection_info['target_iqn']]
+            self.assertEqual((each.connection_info['auth_username'],
+                              each.connection_info['auth_password']),
+                             target['account'])
+        self.assertEqual(2, len(self.shown()))
 
     def test_file_lost(self):
         """Or the service runs on another node now."""
@@ -508,7 +667,7 @@ class RestartTestCase(HostScopeTestCase):
         attachments = [self.attach(volume) for volume in volumes]
         self.detach(volumes[0], attachments[0])
         before = dict(self.daemon.targets)
-        os.unlink(os.path.join(self.folder, 'hosts', f'{BACKEND}.json'))
+        self.lose_file()
         self.daemon.targets.clear()
         self.begin()
         self.ensure(*volumes[1:])
@@ -543,8 +702,8 @@ class RestartTestCase(HostScopeTestCase):
         volume = self.volume()
         told = self.attach(volume).connection_info
         for lun in (7, 1):
-            self.daemon.targets[told['target_iqn']][2][lun] = (
-                '/dev/vg/x', 'x')
+            self.daemon.targets[told['target_iqn']]['units'][lun] = (
+                host_targets.Unit(lun, '/dev/vg/x', 'x'))
             self.begin()
             self.ensure(volume)
             self.assertEqual({1: self.path(volume)}, self.shown())
@@ -581,11 +740,9 @@ class RestartTestCase(HostScopeTestCase):
         again = host_targets.HostTargets(
             self.daemon, os.path.join(self.folder, 'hosts',
                                       f'{BACKEND}.json'), '', BACKEND)
-        again.load()
-        self.assertEqual(self.target.targets.hosts, again.hosts)
+        self.assertEqual(self.target.targets.hosts, again.load())
         self.detach(other, second)
-        again.load()
-        self.assertEqual({}, again.hosts)
+        self.assertEqual({}, again.load())
 
     def test_device_later(self):
         """LVM activates volumes one after another."""

@@ -214,8 +214,13 @@ class TgtTestCase(test.TestCase):
             tgt_portals.listen, ['198.51.100.7:3261'], 3260)
         self.assertIn('198.51.100.7:3261: tgtadm: invalid', str(error))
 
+    def test_translated(self):
+        """An address may be another's, who passes on what comes there."""
+        tgtd = self.tgtd('192.0.2.7:3260')
+        tgt_portals.listen(['198.51.100.7', '192.0.2.8'], 3260)
+        self.assertEqual(['192.0.2.8:3260'], tgtd.added)
+
     def test_no_answer(self):
         self.mock_object(privileged, 'show', side_effect=(
             processutils.ProcessExecutionError(exit_code=107)))
-        self.assertRaises(exception.ISCSITargetHelperCommandFailed,
-                          tgt_portals.listen, ['192.0.2.7'], 3260)
+        tgt_portals.listen(['192.0.2.7'], 3260)

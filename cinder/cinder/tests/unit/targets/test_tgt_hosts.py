@@ -19,6 +19,7 @@ from unittest import mock
 import ddt
 import fixtures
 
+from cinder import exception
 from cinder import privsep
 from cinder.privsep.targets import tgt_control
 from cinder.tests.unit import test
@@ -27,7 +28,8 @@ from cinder.volume.targets import tgt_hosts
 
 IQN = 'iqn.2010-10.org.example:host-1'
 INITIATOR = 'iqn.1994-05.org.example:left'
-TARGET, UNIT, ACCOUNT = 1, 2, 7
+ALIAS = f'{INITIATOR} alias: left'
+TARGET, UNIT, CONNECTION, ACCOUNT = 1, 2, 6, 7
 NEW, DELETE, SHOW, BIND, UPDATE = 0, 1, 2, 3, 5
 
 
@@ -49,12 +51,13 @@ class Tgtd:
 
             def handle(self):
                 header = self.rfile.read(tgt_control._REQUEST.size)
-                (mode, operation, driver, length, tid, _session, lun, *_rest,
+                (mode, operation, driver, length, tid, session, lun, *_rest,
                  force) = tgt_control._REQUEST.unpack(header)
                 body = self.rfile.read(length - len(header))
                 number, shown = tgtd.answer(
-                    mode, operation, tid, lun, body.rstrip(b'\0').decode(),
-                    bool(force))
+                    mode, operation, tid,
+                    session if mode == CONNECTION else lun,
+                    body.rstrip(b'\0').decode(), bool(force))
                 shown = shown.encode() + b'\0' if shown else b''
                 self.wfile.write(tgt_control._ANSWER.pack(
                     number, tgt_control._ANSWER.size + len(shown)) + shown)
@@ -84,16 +87,24 @@ class Tgtd:
         if (mode, operation) == (TARGET, SHOW):
             return 0, self.show()
         if (mode, operation) == (ACCOUNT, NEW):
+            if values['user'] in self.accounts:
+                return tgt_control.ACCOUNT_EXISTS, ''
             self.accounts[values['user']] = values['password']
             return 0, ''
         if (mode, operation) == (ACCOUNT, DELETE):
             known = self.accounts.pop(values['user'], None)
             return (0 if known else tgt_control.NO_ACCOUNT), ''
+        if (mode, operation) == (CONNECTION, SHOW):
+            return 0, ''.join(f'Session: {each}\n    Connection: 0\n'
+                              '        Initiator: x\n'
+                              for each in target['sessions'])
         if (mode, operation) == (TARGET, NEW):
-            if target:
+            if target or values['targetname'] in [
+                    each['iqn'] for each in self.targets.values()]:
                 return tgt_control.TARGET_EXISTS, ''
             self.targets[tid] = {'iqn': values['targetname'], 'users': [],
-                                 'initiators': [], 'units': {}}
+                                 'initiators': [], 'units': {},
+                                 'sessions': [], 'state': 'ready'}
             return 0, ''
         if not target:
             return tgt_control.NO_TARGET, ''
@@ -102,11 +113,19 @@ class Tgtd:
     def change(self, mode, operation, tid, lun, values, force):
         target = self.targets[tid]
         if mode == ACCOUNT:
+            if values['user'] in target['users']:
+                return tgt_control.ACCOUNT_EXISTS
             target['users'].append(values['user'])
+        elif mode == CONNECTION:
+            target['sessions'].remove(lun)
+        elif (mode, operation) == (TARGET, UPDATE):
+            target['state'] = values['state']
         elif (mode, operation) == (TARGET, BIND):
+            if values['initiator-name'] in target['initiators']:
+                return tgt_control.RULE_EXISTS
             target['initiators'].append(values['initiator-name'])
         elif (mode, operation) == (TARGET, DELETE):
-            if target.get('in use') and not force:
+            if target['sessions'] and not force:
                 return tgt_control.TARGET_ACTIVE
             del self.targets[tid]
         elif operation == NEW:
@@ -118,18 +137,24 @@ class Tgtd:
         elif operation == DELETE:
             del target['units'][lun]
         else:
+            if 'path' in values and (target['sessions'] or
+                                     target['state'] == 'ready'):
+                raise AssertionError('the path is changed under an initiator')
             target['units'][lun] = target['units'][lun] | values
         return 0
 
     def show(self):
         text = ''
         for tid, target in self.targets.items():
-            text += f'Target {tid}: {target["iqn"]}\n    LUN information:\n'
-            for lun, path in {0: 'None', **{
-                    lun: unit['path']
-                    for lun, unit in target['units'].items()}}.items():
+            text += (f'Target {tid}: {target["iqn"]}\n'
+                     '    I_T nexus information:\n'
+                     f'        I_T nexus: 1\n            Initiator: {ALIAS}'
+                     '\n    LUN information:\n')
+            for lun, unit in {0: {'path': 'None', 'scsi_sn': 'beaf10'},
+                              **target['units']}.items():
                 text += (f'        LUN: {lun}\n'
-                         f'            Backing store path: {path}\n')
+                         f'            SCSI SN: {unit.get("scsi_sn")}\n'
+                         f'            Backing store path: {unit["path"]}\n')
         return text
 
     def fail(self, operation, mode, *numbers):
@@ -150,21 +175,31 @@ class TgtHostsTestCase(test.TestCase):
         self.hosts = tgt_hosts.Tgtd('direct')
 
     def add_target(self, iqn=IQN, user='left'):
-        self.hosts.add_target(iqn, INITIATOR, user, 'password')
+        self.hosts.add_target(iqn)
+        self.hosts.admit(iqn, INITIATOR, user, 'password')
+
+    def add_lun(self, lun, path):
+        unit = host_targets.Unit(lun, path, 'a' * 32)
+        self.hosts.add_lun(IQN, unit)
+        return unit
 
     def test_all(self):
-        self.add_target()
-        self.hosts.add_lun(IQN, 3, '/dev/vg/a', 'a' * 32)
+        self.hosts.add_target(IQN)
+        unit = self.add_lun(3, '/dev/vg/a')
+        self.assertEqual([], self.tgtd.targets[1]['initiators'])
+        for _ in range(2):
+            self.hosts.admit(IQN, INITIATOR, 'left', 'password')
         self.assertEqual({'left': 'password'}, self.tgtd.accounts)
         self.assertEqual({1: {
             'iqn': IQN, 'users': ['left'], 'initiators': [INITIATOR],
+            'sessions': [], 'state': 'ready',
             'units': {3: {'path': '/dev/vg/a', 'bstype': 'rdwr',
                           'bsoflags': 'direct', 'scsi_sn': 'a' * 32,
                           'scsi_id': 'a' * 32}}}}, self.tgtd.targets)
-        self.assertEqual({IQN: {3: '/dev/vg/a'}}, self.hosts.read())
-        self.hosts.resize(IQN, 3, '/dev/vg/b')
-        unit = self.tgtd.targets[1]['units'][3]
-        self.assertEqual(('/dev/vg/b', '1'), (unit['path'], unit['online']))
+        self.assertEqual({IQN: {3: unit}}, self.hosts.read())
+        self.assertEqual({IQN}, self.hosts.iqns())
+        self.hosts.remove_target(IQN, '')
+        self.assertEqual({IQN: {3: unit}}, self.hosts.read())
         for _ in range(2):
             self.hosts.remove_lun(IQN, 3)
             self.assertEqual({IQN: {}}, self.hosts.read())
@@ -173,34 +208,68 @@ class TgtHostsTestCase(test.TestCase):
             self.assertEqual(({}, {}), (self.tgtd.targets,
                                         self.tgtd.accounts))
 
+    def test_resized(self):
+        """Writes to a file that tgtd has closed would be lost."""
+        self.add_target()
+        self.add_lun(3, '/dev/vg/a')
+        target = self.tgtd.targets[1]
+        target['sessions'] = [5, 7]
+        self.hosts.resize(IQN, 3, '/dev/vg/b')
+        self.assertEqual(([], 'ready'), (target['sessions'],
+                                         target['state']))
+        self.assertEqual(('/dev/vg/b', '1'), (
+            target['units'][3]['path'], target['units'][3]['online']))
+        self.tgtd.fail(UPDATE, UNIT, 1)
+        self.assertRaises(tgt_control.TgtdError, self.hosts.resize, IQN, 3,
+                          '/dev/vg/b')
+        self.assertEqual('ready', target['state'])
+
     def test_other_targets(self):
         """Numbers are free for whoever comes first."""
         self.add_target(IQN + '1')
         self.add_target(IQN + '2')
         self.add_target(IQN, 'right')
-        self.hosts.add_lun(IQN, 1, '/dev/vg/a', 'a')
+        first = self.add_lun(1, '/dev/vg/a')
         del self.tgtd.targets[1]
         self.tgtd.targets[1] = self.tgtd.targets.pop(3)
-        self.hosts.add_lun(IQN, 2, '/dev/vg/b', 'b')
-        self.assertEqual({IQN: {1: '/dev/vg/a', 2: '/dev/vg/b'},
-                          IQN + '2': {}}, self.hosts.read())
+        second = self.add_lun(2, '/dev/vg/b')
+        self.assertEqual({IQN: {1: first, 2: second}, IQN + '2': {}},
+                         self.hosts.read())
+
+    def test_number_taken(self):
+        """By another, since tgtd was asked."""
+        with mock.patch.object(tgt_control, 'tids', return_value={}):
+            self.hosts.add_target(IQN + '1')
+            self.hosts.add_target(IQN)
+        self.assertEqual({IQN, IQN + '1'}, self.hosts.iqns())
+        self.assertRaises(tgt_control.TgtdError, self.hosts.add_target, IQN)
+
+    def test_pretended(self):
+        """Initiators have a say in what tgtd shows."""
+        self.add_target(IQN + '1')
+        for alias in (f'x\nTarget 1: {IQN}', f'x\nTarget 9: {IQN}1'):
+            with mock.patch(f'{__name__}.ALIAS', alias):
+                for call in (self.hosts.read, self.hosts.iqns,
+                             lambda: self.add_lun(1, '/dev/vg/a'),
+                             lambda: self.hosts.remove_lun(IQN, 1)):
+                    self.assertRaises(ValueError, call)
 
     def test_gone(self):
         self.add_target(IQN + '1')
-        self.assertRaises(host_targets.TargetGone, self.hosts.add_lun, IQN,
-                          1, '/dev/vg/a', 'a')
-        self.assertRaises(host_targets.TargetGone, self.hosts.resize, IQN, 1,
-                          '/dev/vg/a')
+        self.assertRaises(exception.ISCSITargetHelperCommandFailed,
+                          self.add_lun, 1, '/dev/vg/a')
+        self.assertRaises(exception.ISCSITargetHelperCommandFailed,
+                          self.hosts.resize, IQN, 1, '/dev/vg/a')
         self.hosts.remove_lun(IQN, 1)
 
     @ddt.data((NEW, ACCOUNT), (BIND, ACCOUNT), (BIND, TARGET))
     @ddt.unpack
-    def test_no_target(self, operation, mode):
-        """Half of one would let in nobody, or anybody."""
+    def test_nobody_let_in(self, operation, mode):
+        """By name alone least of all."""
         self.tgtd.fail(operation, mode, 1)
         self.assertRaises(tgt_control.TgtdError, self.add_target)
-        self.assertEqual({}, self.tgtd.targets)
-        self.add_target()
+        self.assertEqual([], self.tgtd.targets[1]['initiators'])
+        self.hosts.admit(IQN, INITIATOR, 'left', 'password')
         self.assertEqual([INITIATOR], self.tgtd.targets[1]['initiators'])
 
     @ddt.data((NEW, False), (NEW, True), (UPDATE, False))
@@ -209,19 +278,24 @@ class TgtHostsTestCase(test.TestCase):
         self.add_target()
         self.tgtd.late = late
         self.tgtd.fail(operation, UNIT, 1)
-        self.assertRaises(tgt_control.TgtdError, self.hosts.add_lun, IQN, 1,
-                          '/dev/vg/a', 'a')
+        self.assertRaises(tgt_control.TgtdError, self.add_lun, 1, '/dev/vg/a')
         self.assertEqual({IQN: {}}, self.hosts.read())
+
+    def test_lun_taken(self):
+        self.add_target()
+        unit = self.add_lun(1, '/dev/vg/a')
+        self.assertRaises(tgt_control.TgtdError, self.add_lun, 1, '/dev/vg/b')
+        self.assertEqual({IQN: {1: unit}}, self.hosts.read())
 
     def test_in_use(self):
         """For a moment, as an initiator leaves; a target is forced then."""
         self.add_target()
-        self.hosts.add_lun(IQN, 1, '/dev/vg/a', 'a')
+        self.add_lun(1, '/dev/vg/a')
         self.tgtd.fail(DELETE, UNIT, tgt_control.UNIT_ACTIVE,
                        tgt_control.UNIT_ACTIVE)
         self.hosts.remove_lun(IQN, 1)
         self.assertEqual({IQN: {}}, self.hosts.read())
-        self.tgtd.targets[1]['in use'] = True
+        self.tgtd.targets[1]['sessions'] = [1]
         with mock.patch.object(tgt_hosts.time, 'monotonic',
                                side_effect=range(0, 999, 5)):
             self.hosts.remove_target(IQN, 'left')
