@@ -313,8 +313,10 @@ def suite(folder: pathlib.Path, name: str, pattern: str = '',
         with (LOGS / f'{name}.stderr.log').open('w+') as stderr:
             result, code = run(log, tell, stderr)
             if stall and result.stuck:
-                log.write(f'no test ended in {stall:.0f} s, after '
-                          f'{result.counts}; run again\n')
+                note = (f'no test ended in {stall:.0f} s, after '
+                        f'{result.counts}; run again')
+                log.write(f'{note}\n')
+                print(f'{name}: {note}', flush=True)
                 result, code = run(log, tell, stderr)
             if code or result.counts == Counts():
                 stderr.seek(0)
@@ -364,7 +366,8 @@ class Counting(testtools.StreamToDict):
             while stall and not ended.wait(0.5):
                 if time.monotonic() - self._last > stall:
                     self.stuck = True
-                    os.killpg(process.pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
                     return
 
         thread = threading.Thread(target=watch)

@@ -62,6 +62,10 @@ class Service:
         self._stack.close()
 
     def start(self) -> None:
+        """Start it, also after a kill, and wait until it is ready.
+
+        :raises: BlockpathError with its log if it ends instead
+        """
         self._waiting: dict[int, concurrent.futures.Future[Any]] = {
             0: concurrent.futures.Future()}
         self._numbers = itertools.count(1)
@@ -84,6 +88,9 @@ class Service:
         except ConnectionError:
             self.kill()
             raise errors.BlockpathError(self.log()) from None
+        except BaseException:
+            self.kill()
+            raise
 
     def _listen(self, child: 'subprocess.Popen[str]') -> None:
         assert child.stdout

@@ -90,7 +90,8 @@ def _request(operation: str, mode: str, text: str = '', tid: int = -1,
             shown = _read(answer, length - _ANSWER.size)
     if number:
         raise TgtdError(f'{operation} {mode}', number)
-    return shown.rstrip(b'\0').decode()
+    # What initiators call themselves may be any bytes.
+    return shown.rstrip(b'\0').decode(errors='replace')
 
 
 def _parameters(values: Mapping[str, str]) -> str:

@@ -76,6 +76,10 @@ def scoped(target: Any, configuration: Any, backend: str) -> Any:
     """
     wanted = configuration.safe_get('target_scope') == 'host'
     helper = configuration.safe_get('target_helper')
+    if wanted and configuration.safe_get('iscsi_write_cache') == 'off':
+        # It would be ignored: hosts would take for stable what is not.
+        raise exception.InvalidConfigurationValue(
+            option='iscsi_write_cache', value=_('off (with target_scope)'))
     if helper == 'tgtadm' and target.iscsi_protocol == 'iscsi':
         return ScopedTarget(target, configuration, backend, wanted)
     if wanted:
@@ -112,10 +116,8 @@ class ScopedTarget:
 
     def validate_connector(self, connector: dict[str, Any]) -> bool:
         """Refuse what is no name of an initiator, before anything is done."""
-        name = connector.get('initiator')
-        if self._wanted and not (isinstance(name, str) and
-                                 _NAME.fullmatch(name)):
-            raise exception.InvalidConnectorException(missing='initiator')
+        if self._wanted:
+            _check_initiator(connector)
         return self._by_volume.validate_connector(connector)
 
     def create_export(self, context: Any, volume: Any,
@@ -166,9 +168,8 @@ class ScopedTarget:
                               connector: dict[str, Any]) -> dict[str, Any]:
         if not self._by_host(volume):
             return self._by_volume.initialize_connection(volume, connector)
+        _check_initiator(connector)
         name, initiator = volume['name_id'], connector['initiator']
-        if not _NAME.fullmatch(initiator):
-            raise exception.InvalidConnectorException(missing='initiator')
         path = volume['provider_location'].removeprefix(_MARK)
         with self._restoring() as targets:
             host, lun = targets.map(initiator, name, path, identity(volume))
@@ -241,7 +242,7 @@ class ScopedTarget:
         """
         kept = self.targets.load()
         hosts: dict[str, host_targets.Host] = {}
-        loose = []
+        recorded_units, loose = [], []
         for volume in objects.VolumeList.get_all_by_host(
                 cinder_context.get_admin_context(), self._backend):
             if not self._by_host(volume):
@@ -252,11 +253,12 @@ class ScopedTarget:
                         for each in attachments
                         if self._is_recorded(each)}
             for initiator, told in recorded.items():
-                host = hosts.setdefault(initiator, host_targets.Host(
+                hosts.setdefault(initiator, host_targets.Host(
                     told['target_iqn'], told['auth_username'],
                     told['auth_password']))
-                self._recall_unit(host, volume.name_id, host_targets.Unit(
-                    told['target_lun'], path, identity(volume)))
+                recorded_units.append((
+                    initiator, volume.name_id, host_targets.Unit(
+                        told['target_lun'], path, identity(volume))))
             others = _initiators(attachments) - set(recorded)
             unknown = _busy(volume) or any(map(_by_old_api, attachments))
             loose += [(initiator, volume.name_id)
@@ -264,16 +266,21 @@ class ScopedTarget:
                       if volume.name_id in host.units and
                       initiator not in recorded and
                       (unknown or initiator in others)]
-        for initiator, name in loose:
+        _put(hosts, recorded_units)
+        for initiator, _name in loose:
             before = kept[initiator]
-            host = hosts.setdefault(initiator, host_targets.Host(
+            hosts.setdefault(initiator, host_targets.Host(
                 before.iqn, before.user, before.password))
-            self._recall_unit(host, name, before.units[name])
+        # A LUN that an attachment recorded is that volume's.
+        _put(hosts, [(initiator, name, kept[initiator].units[name])
+                     for initiator, name in loose
+                     if kept[initiator].units[name].lun not in
+                     hosts[initiator].by_lun()])
         for initiator, host in kept.items():
             if initiator in hosts:
                 hosts[initiator].last = host.last
             else:
-                # Its target goes, unless something is in it after all.
+                # Its target goes, with what is left in it.
                 hosts[initiator] = host_targets.Host(
                     host.iqn, host.user, host.password, host.last)
         self.targets.hosts = hosts
@@ -284,16 +291,26 @@ class ScopedTarget:
         return bool(initiator) and (
             told.get('target_iqn') == self.targets.iqn(initiator))
 
-    def _recall_unit(self, host: host_targets.Host, name: str,
-                     unit: host_targets.Unit) -> None:
-        there = host.by_lun().get(unit.lun)
-        if there and there.path != unit.path:
-            # Which of them the host uses can not be known.
-            LOG.error('%s and %s are both LUN %d of %s. The second is not '
-                      'shown until it is attached again.', there.path,
-                      unit.path, unit.lun, host.iqn)
-            return
-        host.units[name] = unit
+
+def _put(hosts: dict[str, host_targets.Host],
+         units: list[tuple[str, str, host_targets.Unit]]) -> None:
+    """Put volumes where they were, but for those that claim one place."""
+    places = collections.Counter((initiator, unit.lun)
+                                 for initiator, _name, unit in units)
+    for initiator, name, unit in units:
+        if places[initiator, unit.lun] == 1:
+            hosts[initiator].units[name] = unit
+        else:
+            # Which of them the host has there can not be known.
+            LOG.error('%s is not the only volume by LUN %d of %s: it is not '
+                      'shown until it is attached again.', unit.path,
+                      unit.lun, hosts[initiator].iqn)
+
+
+def _check_initiator(connector: dict[str, Any]) -> None:
+    name = connector.get('initiator')
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise exception.InvalidConnectorException(missing='initiator')
 
 
 def identity(volume: Any) -> str:

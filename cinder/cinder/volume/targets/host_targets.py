@@ -229,7 +229,9 @@ class HostTargets:
         for initiator, name in sorted(self.lacking):
             if name == volume:
                 host = self.hosts[initiator]
-                self._daemon.add_lun(host.iqn, host.units[volume])
+                unit = host.units[volume]
+                self._daemon.remove_lun(host.iqn, unit.lun)
+                self._daemon.add_lun(host.iqn, unit)
                 self.lacking.remove((initiator, volume))
                 self._admit(initiator)
 
@@ -260,6 +262,8 @@ class HostTargets:
             self._daemon.add_lun(host.iqn, unit)
             self._admit(initiator, whole=False)
         except BaseException:
+            # Whether the host finds it is not known until this succeeds.
+            self.lacking.add((initiator, volume))
             self._daemon.remove_lun(host.iqn, unit.lun)
             self._forget(initiator, volume)
             raise

@@ -52,7 +52,9 @@ class Tgtd:
         found: dict[str, dict[int, host_targets.Unit]] = {}
         units: dict[int, host_targets.Unit] = {}
         lun, serial = 0, ''
-        for line in tgt_control.show_targets().splitlines():
+        # Not by splitlines(), which knows more ends of lines than tgtd, and
+        # initiators have a say in what is shown.
+        for line in tgt_control.show_targets().split('\n'):
             if match := _TARGET.fullmatch(line):
                 units = found[match[1]] = {}
             elif match := _UNIT.fullmatch(line):

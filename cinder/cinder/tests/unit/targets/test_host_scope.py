@@ -270,9 +270,13 @@ class MapTestCase(HostScopeTestCase):
                 told['target_iqn']]['in'])
 
     def test_no_text(self):
-        for connector in ({}, {'initiator': None}, {'initiator': 7}):
+        volume = self.volume()
+        for name in (None, 7):
             self.assertRaises(exception.InvalidConnectorException,
-                              self.target.validate_connector, connector)
+                              self.target.validate_connector,
+                              {'initiator': name})
+            self.assertRaises(exception.InvalidConnectorException,
+                              self.connect, volume, name)
         self.assertTrue(self.target.validate_connector({'initiator': LEFT}))
 
     @ddt.data('', 'left', 'iqn.x,targetname=iqn.y', 'iqn.x y', 'iqn.x\0',
@@ -420,6 +424,25 @@ class MapTestCase(HostScopeTestCase):
     def test_how_files_are_opened(self):
         self.begin(iscsi_target_flags='direct')
         self.assertEqual('direct', self.daemon.flags)
+
+    def test_writes_through(self):
+        """What is not done is not accepted."""
+        self.assertRaises(exception.InvalidConfigurationValue, self.begin,
+                          iscsi_write_cache='off')
+        self.begin('volume', iscsi_write_cache='off')
+
+    def test_failure_of_the_daemon(self):
+        """It fails, and can not take back what it may have done."""
+        volume, other = self.volume(), self.volume()
+        self.attach(other)
+        self.daemon.absent.add(self.path(volume))
+        with mock.patch.object(self.daemon, 'remove_lun',
+                               side_effect=OSError):
+            self.assertRaises(OSError, self.attach, volume)
+        self.assertRaises(ValueError, self.connect, volume, LEFT)
+        self.daemon.absent.clear()
+        lun = self.connect(volume, LEFT)['target_lun']
+        self.assertEqual(self.path(volume), self.shown()[lun])
 
     def test_by_rdma(self):
         self.assertRaises(exception.InvalidConfigurationValue, self.begin,
@@ -582,16 +605,32 @@ class RestartTestCase(HostScopeTestCase):
                              self.connect(volume, LEFT))
 
     def test_two_for_a_lun(self):
-        """Neither is shown where the other was told to be."""
+        """Which of them a host uses there is not known: neither is shown."""
+        volumes = [self.volume() for _ in range(3)]
+        attachments = [self.attach(volume) for volume in volumes]
+        attachments[1].connection_info = attachments[0].connection_info
+        attachments[1].save()
+        for lost in (False, True):
+            if lost:
+                self.lose_file()
+            self.begin()
+            self.ensure(*volumes)
+            self.assertEqual({3: self.path(volumes[2])}, self.shown())
+
+    def test_file_against_a_record(self):
+        """A host was told of one and it was recorded, and not of the other."""
         volumes = [self.volume() for _ in range(2)]
-        first = self.attach(volumes[0])
-        second = self.attach(volumes[1])
-        second.connection_info = first.connection_info
+        first, second = (self.attach(volume) for volume in volumes)
+        path = os.path.join(self.folder, 'hosts', f'{BACKEND}.json')
+        with open(path) as file:
+            text = file.read()
+        with open(path, 'w') as file:
+            file.write(text.replace('"lun": 2', '"lun": 1'))
+        second.connection_info = {}
         second.save()
-        self.lose_file()
         self.begin()
         self.ensure(*volumes)
-        self.assertEqual(1, len(self.shown()))
+        self.assertEqual({1: self.path(volumes[0])}, self.shown())
 
     def test_unknown_target(self):
         """Of a host that is not known to have one, but something in it."""

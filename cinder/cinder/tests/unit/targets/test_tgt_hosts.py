@@ -58,7 +58,8 @@ class Tgtd:
                     mode, operation, tid,
                     session if mode == CONNECTION else lun,
                     body.rstrip(b'\0').decode(), bool(force))
-                shown = shown.encode() + b'\0' if shown else b''
+                shown = (shown.encode(errors='surrogateescape') + b'\0'
+                         if shown else b'')
                 self.wfile.write(tgt_control._ANSWER.pack(
                     number, tgt_control._ANSWER.size + len(shown)) + shown)
 
@@ -253,6 +254,17 @@ class TgtHostsTestCase(test.TestCase):
                              lambda: self.add_lun(1, '/dev/vg/a'),
                              lambda: self.hosts.remove_lun(IQN, 1)):
                     self.assertRaises(ValueError, call)
+
+    def test_odd_names(self):
+        """What ends a line elsewhere does not here; what is no text may be."""
+        self.add_target()
+        unit = self.add_lun(1, '/dev/vg/a')
+        for end in ('\v', '\f', '\r', '\x1c', '\x85', '\u2028', '\udcff'):
+            alias = (f'x{end}Target 7: {IQN}2{end}        LUN: 5{end}'
+                     f'            Backing store path: /dev/vg/b{end}y')
+            with mock.patch(f'{__name__}.ALIAS', alias):
+                self.assertEqual({IQN: {1: unit}}, self.hosts.read())
+                self.assertEqual({IQN}, self.hosts.iqns())
 
     def test_gone(self):
         self.add_target(IQN + '1')
