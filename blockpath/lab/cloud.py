@@ -34,7 +34,6 @@ from blockpath.lab import namespaces
 from blockpath.lab import services
 from blockpath.lab import state
 from blockpath.lab import storage
-from blockpath.lab import targets
 from blockpath.lab import wait
 
 #: Seconds between two looks at something that changes.
@@ -439,6 +438,29 @@ class Lab:
         self.cloud.compute.delete_volume_attachment(server.id, volume.id)
         return self.wait_for_volume(volume, 'available')
 
+    @contextlib.contextmanager
+    def taken(self, volume: Any, host: str) -> Iterator[None]:
+        """Have a volume mapped to a compute host, as for another's server.
+
+        The host's target stays there for as long, and what is mapped later
+        has another LUN than on a host that has nothing.
+        """
+        storage = self.cloud.block_storage
+        answer = storage.post('/attachments', microversion='3.44', json={
+            'attachment': {'volume_uuid': volume.id, 'connector': {
+                'initiator': layout.compute(host).initiator, 'host': host}}})
+        openstack.exceptions.raise_from_response(answer)
+        path = f'/attachments/{answer.json()["attachment"]["id"]}'
+        try:
+            answer = storage.post(f'{path}/action', microversion='3.44',
+                                  json={'os-complete': None})
+            openstack.exceptions.raise_from_response(answer)
+            self.wait_for_volume(volume, 'in-use')
+            yield
+        finally:
+            answer = storage.delete(path, microversion='3.44')
+            openstack.exceptions.raise_from_response(answer)
+
     def clean(self) -> None:
         """Delete all servers and volumes, whoever made them."""
         for server in list(self.cloud.compute.servers()):
@@ -535,10 +557,6 @@ class Lab:
             if backing == path:
                 return lun
         return None
-
-    def iqn(self, host: str) -> str:
-        """The IQN of a host's target."""
-        return targets.target_iqn(layout.client(host))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,12 +57,9 @@ class Client(Host):
     """A host that reaches volumes by iSCSI.
 
     :ivar portal_address: where the storage host listens for it alone.
-    :ivar first_lun: the first LUN that is given to it. The hosts' ranges do
-        not meet, so that one volume never has the same LUN on both.
     """
 
     portal_address: str = ''
-    first_lun: int = 1
 
     @property
     def portal(self) -> str:
@@ -85,16 +82,14 @@ class ComputeHost(Client):
 
 
 COMPUTES = (
-    ComputeHost('cmp1', '10.77.0.11',
-                portal_address='10.77.0.21', first_lun=1),
-    ComputeHost('cmp2', '10.77.0.12',
-                portal_address='10.77.0.22', first_lun=101),
+    ComputeHost('cmp1', '10.77.0.11', portal_address='10.77.0.21'),
+    ComputeHost('cmp2', '10.77.0.12', portal_address='10.77.0.22'),
 )
 CONTROL = Host('control', '10.77.0.10')
 _OWN_PORTAL = '10.77.0.23'
 STORAGE = Client('storage', '10.77.0.20',
                  (*(host.portal_address for host in COMPUTES), _OWN_PORTAL),
-                 portal_address=_OWN_PORTAL, first_lun=201)
+                 portal_address=_OWN_PORTAL)
 #: Whoever has a target of its own.
 CLIENTS = (*COMPUTES, STORAGE)
 HOSTS: tuple[Host, ...] = (CONTROL, STORAGE, *COMPUTES)
@@ -183,6 +178,11 @@ class Site:
     def volumes(self) -> pathlib.Path:
         """The backing files of Cinder's volumes."""
         return self.state / 'volumes'
+
+    @property
+    def targets(self) -> pathlib.Path:
+        """Cinder's records of its targets, with passwords."""
+        return self.state / 'cinder' / 'targets'
 
     @property
     def ceph(self) -> pathlib.Path:

@@ -44,8 +44,9 @@ class Lookout:
     """
 
     def __init__(self, lab: cloud.Lab, passwords: Collection[str]) -> None:
+        """:param passwords: beside those of the targets, as they come"""
         self._lab = lab
-        self._passwords = [word.encode() for word in passwords]
+        self._passwords = {word.encode() for word in passwords}
         self._known = set(lab.scsi_devices())
         self.exposed: set[str] = set()
         self.devices: set[str] = set()
@@ -67,6 +68,8 @@ class Lookout:
             self._look()
 
     def _look(self) -> None:
+        self._passwords |= {word.encode()
+                            for word in self._lab.storage.passwords()}
         for entry in os.scandir('/proc'):
             if entry.name.isdigit():
                 self._check(_read(pathlib.Path(entry.path, 'cmdline')))

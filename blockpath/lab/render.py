@@ -63,6 +63,7 @@ class Renderer:
             keep_trailing_newline=True)
         self._environment.globals.update(
             site=site, passwords=passwords, control=layout.CONTROL,
+            storage=layout.STORAGE,
             hosts=layout.HOSTS, url=layout.url,
             region=layout.REGION, database_port=layout.DATABASE_PORT,
             message_port=layout.MESSAGE_PORT, files=layout.FILES,
@@ -96,6 +97,7 @@ class Renderer:
             self._write_hypervisor(compute)
         for client in layout.CLIENTS:
             self._write_initiator(client)
+        self._write_targets()
         self._write_keys()
 
     def computes(self, virt_type: str) -> None:
@@ -125,6 +127,12 @@ class Renderer:
         iscsi.mkdir(exist_ok=True)
         (iscsi / 'initiatorname.iscsi').write_text(
             f'InitiatorName={host.initiator}\n')
+
+    def _write_targets(self) -> None:
+        """Have tgt-admin read what Cinder writes, and nothing else."""
+        tgt = self.site.host(layout.STORAGE.name) / 'etc' / 'tgt'
+        tgt.mkdir(exist_ok=True)
+        (tgt / 'targets.conf').write_text(f'include {self.site.targets}/*\n')
 
     def _write_keys(self) -> None:
         """Keystone's key repositories: one staged key, one in use."""

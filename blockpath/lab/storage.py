@@ -21,7 +21,6 @@ from blockpath.lab import errors
 from blockpath.lab import layout
 from blockpath.lab import namespaces
 from blockpath.lab import services
-from blockpath.lab import targets
 from blockpath.lab import tgt
 
 #: Connections that the kernel takes for a listener that never accepts.
@@ -31,8 +30,8 @@ _BACKLOG = 128
 class Storage:
     """tgtd of a running lab, seen from anywhere.
 
-    Hosts are named (``cmp1``); each has one target, so a host's name stands
-    for its target too.
+    Hosts are named (``cmp1``); each has one target while anything is mapped
+    to it, so a host's name stands for its target too.
     """
 
     def __init__(self, daemons: services.Daemons) -> None:
@@ -45,9 +44,9 @@ class Storage:
 
     def target(self, host: str) -> tgt.Target | None:
         """A host's target; None while nothing is mapped to the host."""
-        iqn = targets.target_iqn(layout.client(host))
+        initiator = layout.client(host).initiator
         for target in self.client.show():
-            if target.iqn == iqn:
+            if initiator in target.acl:
                 return target
         return None
 
@@ -65,17 +64,21 @@ class Storage:
         """The CHAP passwords in use: what must be found nowhere."""
         return {password for _, password in self._accounts().values()}
 
-    def _accounts(self) -> dict[str, list[str]]:
-        path = self._site.volumes / 'targets.json'
+    def _accounts(self) -> dict[str, tuple[str, str]]:
+        """Of the hosts that have targets: user and password."""
+        path = (self._site.targets / 'hosts' /
+                f'{layout.STORAGE.name}@{layout.FILES}.json')
         try:
-            return json.loads(path.read_text())['accounts']
+            kept = json.loads(path.read_text())
         except FileNotFoundError:
-            raise errors.LabError(
-                f'{path} is missing: cinder-volume has not started') from None
+            return {}
+        return {host.name: (kept[host.initiator]['user'],
+                            kept[host.initiator]['password'])
+                for host in layout.CLIENTS if host.initiator in kept}
 
     def _set_password(self, host: str, password: str) -> None:
         """Replace an account: sessions that are logged in stay so."""
-        user = self._accounts()[host][0]
+        user, _ = self._accounts()[host]
         client = self.client
         if user in client.accounts():
             client.remove_account(user)
@@ -86,7 +89,12 @@ class Storage:
 
     @contextlib.contextmanager
     def wrong_chap(self, host: str) -> Iterator[None]:
-        """Have a host's logins refused: its password is not the target's."""
+        """Have a host's logins refused: its password is not the target's.
+
+        :raises LabError: nothing is mapped to it: it has no account yet
+        """
+        if host not in self._accounts():
+            raise errors.LabError(f'nothing is mapped to {host}')
         self._set_password(host, secrets.token_hex(8))
         try:
             yield

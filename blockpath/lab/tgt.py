@@ -62,8 +62,7 @@ _ERRORS = dict(enumerate((
     'it has an outgoing account', 'the target is active',
     'the logical unit is active', 'the device is busy', 'unsupported',
     'unknown parameter', 'no such device')))
-NO_TARGET, NO_UNIT, TARGET_EXISTS, NO_ACCOUNT = 4, 5, 9, 15
-TARGET_ACTIVE, UNIT_ACTIVE = 19, 20
+NO_TARGET = 4
 
 
 @dataclasses.dataclass
@@ -129,12 +128,11 @@ class Client:
         self.path = str(path)
 
     def _request(self, op: str, mode: str, text: str = '', tid: int = -1,
-                 lun: int = _NO_LUN, sid: int = 0, force: bool = False
-                 ) -> str:
+                 lun: int = _NO_LUN) -> str:
         body = text.encode() + b'\0' if text else b''
         header = _REQUEST.pack(
             _MODES[mode], _OPS[op], b'iscsi', _REQUEST.size + len(body), tid,
-            sid, lun, 0, 0, 0, 0, 0, force)
+            0, lun, 0, 0, 0, 0, 0, 0)
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_TIMEOUT)
             connection.connect(self.path)
@@ -162,10 +160,6 @@ class Client:
     def add_target(self, tid: int, iqn: str) -> None:
         self._request('new', 'target', f'targetname={iqn}', tid=tid)
 
-    def remove_target(self, tid: int, force: bool = False) -> None:
-        """:param force: although initiators are logged in."""
-        self._request('delete', 'target', tid=tid, force=force)
-
     def allow(self, tid: int, initiator: str) -> None:
         """Let an initiator in, by its name."""
         self._request('bind', 'target', f'initiator-name={initiator}',
@@ -191,9 +185,6 @@ class Client:
                       lun=lun)
         self._update(tid, lun, f'scsi_sn={serial},scsi_id={serial}')
 
-    def remove_unit(self, tid: int, lun: int) -> None:
-        self._request('delete', 'unit', tid=tid, lun=lun)
-
     def resize_unit(self, tid: int, lun: int, path: str) -> None:
         """Have the size of a mapped file read again."""
         for change in ('online=0', f'path={path}', 'online=1'):
@@ -208,7 +199,3 @@ class Client:
 
     def remove_portal(self, portal: str) -> None:
         self._request('delete', 'portal', f'portalOps portal={portal},')
-
-    def end_session(self, tid: int, sid: int) -> None:
-        """Drop an initiator's connection."""
-        self._request('delete', 'connection', tid=tid, sid=sid)

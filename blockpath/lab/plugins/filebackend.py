@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""A Cinder backend of sparse files that maps per compute host.
+"""A Cinder backend of sparse files, exported by Cinder's own targets.
 
 LVM, Cinder's reference, needs device-mapper, which containers and many test
 machines do not have. A file needs nothing, and shows from outside what a
@@ -21,26 +21,22 @@ import pathlib
 from cinder import exception
 from cinder.image import image_utils
 from cinder import interface
-from cinder import utils
 from cinder.volume import configuration
 from cinder.volume import driver
+from cinder.volume.targets import host_scope
+from cinder.volume.targets import tgt
 from oslo_concurrency import processutils
 from oslo_config import cfg
 from oslo_utils import units
 
 from blockpath.lab import layout
-from blockpath.lab import targets
-from blockpath.lab import tgt
 
 _OPTIONS = [
     cfg.StrOpt('blockpath_volumes',
                help='Folder of the volumes\' files.'),
-    cfg.StrOpt('blockpath_tgtd', default='/run/tgtd/socket.0',
-               help='Management socket of tgtd.'),
+    *host_scope.OPTS,
 ]
 cfg.CONF.register_opts(_OPTIONS, group=configuration.SHARED_CONF_GROUP)
-
-_one_at_a_time = utils.synchronized('blockpath-targets')
 
 
 @interface.volumedriver
@@ -54,18 +50,16 @@ class FileDriver(driver.VolumeDriver):
         super().__init__(*args, **kwargs)
         self.configuration.append_config_values(_OPTIONS)
         self.folder = pathlib.Path(self.configuration.blockpath_volumes)
-        self.targets: targets.Targets
-
-    def do_setup(self, context):
-        self.targets = targets.Targets(
-            self.folder, tgt.Client(self.configuration.blockpath_tgtd))
+        #: The target of each volume that is to have one for all hosts.
+        self.by_volume = tgt.TgtAdm(configuration=self.configuration,
+                                    executor=self._execute)
+        self.target = host_scope.scoped(self.by_volume, self.configuration,
+                                        self.host)
 
     def check_for_setup_error(self):
-        """Also fills a tgtd that was started anew."""
         if not self.folder.is_dir():
             raise exception.VolumeBackendAPIException(
                 data=f'blockpath_volumes: {self.folder} is no folder')
-        self.targets.restore()
 
     def set_throttle(self):
         """Leave limits to the copier: others need cgroups of the machine."""
@@ -77,6 +71,7 @@ class FileDriver(driver.VolumeDriver):
             'vendor_name': 'blockpath',
             'driver_version': self.VERSION,
             'storage_protocol': 'iSCSI',
+            'shared_targets': True,
             # More than Ceph says: volumes of any type are made here.
             'total_capacity_gb': 1024,
             'free_capacity_gb': 1024,
@@ -90,7 +85,7 @@ class FileDriver(driver.VolumeDriver):
     # Files ---------------------------------------------------------------
 
     def _path(self, volume):
-        return self.targets.path(volume.name_id)
+        return self.folder / volume.name
 
     def _snapshot_path(self, snapshot):
         return self.folder / f'snapshot-{snapshot.id}'
@@ -124,10 +119,9 @@ class FileDriver(driver.VolumeDriver):
         self._copy(self._path(src_vref), self._path(volume))
         self._resize(self._path(volume), volume.size)
 
-    @_one_at_a_time
     def extend_volume(self, volume, new_size):
         self._resize(self._path(volume), new_size)
-        self.targets.resize(volume.name_id)
+        self.target.extend_target(volume)
 
     def copy_image_to_volume(self, context, volume, image_service, image_id,
                              disable_sparse=False):
@@ -146,68 +140,51 @@ class FileDriver(driver.VolumeDriver):
     # Targets -------------------------------------------------------------
 
     def create_export(self, context, volume, connector):
-        """Nothing: a volume is mapped when a host is known."""
+        """A volume with the metadata ``target=shared`` has one target.
+
+        To compare with: all hosts reach it there.
+        """
+        target = self.by_volume if _is_shared(volume) else self.target
+        made = target.create_export(context, volume, str(self._path(volume)))
+        return {'provider_location': made['location'],
+                'provider_auth': made['auth']}
 
     def ensure_export(self, context, volume):
-        """Nothing: all mappings were restored at start."""
+        return self.target.ensure_export(context, volume,
+                                         str(self._path(volume)))
 
-    @_one_at_a_time
     def remove_export(self, context, volume):
-        for host in layout.CLIENTS:
-            self.targets.unmap(volume.name_id, host)
-
-    def _host(self, connector):
-        """:raises InvalidConnectorException: no host of the lab sent it."""
-        host = targets.host_of(connector.get('initiator'))
-        if host is None:
-            raise exception.InvalidConnectorException(missing='initiator')
-        return host
-
-    def _shown_by(self, volume, connector):
-        """Whose target shows a volume to a host: that of the host.
-
-        A volume with the metadata ``target=shared`` is shown to all by the
-        first host's, to compare with.
-        """
-        host = self._host(connector)
-        shared = volume.metadata.get('target') == 'shared'
-        return layout.COMPUTES[0] if shared else host
+        self.target.remove_export(context, volume)
 
     def validate_connector(self, connector):
-        self._host(connector)
+        self.target.validate_connector(connector)
+        _host(connector)
 
-    @_one_at_a_time
     def initialize_connection(self, volume, connector):
-        owner = self._shown_by(volume, connector)
-        mapping = self.targets.map(volume.name_id, owner)
-        self.targets.admit(owner, self._host(connector))
-        return {'driver_volume_type': 'iscsi', 'data': {
-            'target_discovered': False,
-            'target_portal': mapping.portal,
-            'target_iqn': mapping.iqn,
-            'target_lun': mapping.lun,
-            'auth_method': 'CHAP',
-            'auth_username': mapping.user,
-            'auth_password': mapping.password,
-            'volume_id': volume.id,
-            'access_mode': 'rw',
-        }}
+        """Also has each host come by a portal of its own."""
+        told = self.target.initialize_connection(volume, connector)
+        if not _is_shared(volume):
+            told['data']['target_portal'] = _host(connector).portal
+        return told
 
-    @_one_at_a_time
     def terminate_connection(self, volume, connector, **kwargs):
-        """Unmap, unless another server on that host has the volume too.
+        """Hide a volume from a host.
 
-        :returns: whether it is still mapped to some host. Were that not
-            said, Cinder would call remove_export: during a live migration
-            the volume is mapped to two hosts, and one of them goes.
+        :returns: whether others are attached. Were that not said, Cinder
+            would remove the export: during a live migration a volume is
+            attached twice, and one of the hosts goes.
         """
-        # Without a connector, a forced detach, the host is not known.
-        leaving = ([self._shown_by(volume, connector)] if connector
-                   else layout.CLIENTS)
-        for host in leaving:
-            users = [attachment for attachment in volume.volume_attachment
-                     if attachment.connector and
-                     self._shown_by(volume, attachment.connector) == host]
-            if len(users) < 2 or not connector:
-                self.targets.unmap(volume.name_id, host)
-        return self.targets.mapped(volume.name_id)
+        self.target.terminate_connection(volume, connector, **kwargs)
+        return len(volume.volume_attachment) > 1
+
+
+def _is_shared(volume):
+    return volume.metadata.get('target') == 'shared'
+
+
+def _host(connector):
+    """:raises InvalidConnectorException: no host of the lab sent it."""
+    for host in layout.CLIENTS:
+        if host.initiator == connector.get('initiator'):
+            return host
+    raise exception.InvalidConnectorException(missing='initiator')

@@ -56,8 +56,7 @@ _QEMU = 'qemu-storage-daemon'
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
-    secrets = lab.storage.passwords() | {lab.daemons.ceph.key()}
-    with lookout.Lookout(lab, secrets) as watch:
+    with lookout.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
         play(lab, report)
     watch.tell(report, 'CHAP password or key')
 

@@ -44,8 +44,7 @@ SIGN_OF_LIFE = 100
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
-    secrets = lab.storage.passwords() | {lab.daemons.ceph.key()}
-    with lookout.Lookout(lab, secrets) as watch:
+    with lookout.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
         with report.act('1: a guest that writes moves between targets'):
             guest(lab, report)
         with report.act('2: volumes move between iSCSI and Ceph'):
@@ -58,6 +57,10 @@ def guest(lab: cloud.Lab, report: reports.Report) -> None:
     """The first act."""
     with contextlib.ExitStack() as cleanup:
         act = Act(lab, report, cleanup)
+        with report.step('another\'s volume on cmp2'):
+            other = lab.create_volume('demo-other')
+            cleanup.callback(lab.delete_volume, other)
+            cleanup.enter_context(lab.taken(other, 'cmp2'))
         act.rest()
         act.move('A to B', 'cmp2')
         act.move('B to A', 'cmp1')
@@ -121,6 +124,7 @@ class Act:
     def move(self, title: str, destination: str) -> None:
         """Migrate, and see that the guest is there and nowhere else."""
         before = self._disk(self.host)
+        lun = self.lab.lun(self.data, self.host)
         with self._attempt(title) as attempt:
             migration = self.lab.migrate(self.server, destination,
                                          check=False)
@@ -132,6 +136,9 @@ class Act:
             return
         self.host = destination
         self._where(title)
+        there = self.lab.lun(self.data, destination)
+        self.report.check(f'{title}: its LUN is another', there != lun,
+                          f'{lun}, then {there}')
         self.report.figure(f'{title}: seconds', round(migration.seconds, 2))
         self.report.section(
             f'The disk, {title}', listings=(

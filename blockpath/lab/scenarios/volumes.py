@@ -49,8 +49,7 @@ SLACK = 2 * 5 * 4 * _MIB
 
 def run(lab: cloud.Lab, report: reports.Report, mib: int = 64,
         only_ceph: bool = False) -> None:
-    secrets = lab.storage.passwords() | {lab.daemons.ceph.key()}
-    with lookout.Lookout(lab, secrets) as watch:
+    with lookout.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
         play(lab, report, mib, only_ceph)
     watch.tell(report, 'CHAP password or key')
 

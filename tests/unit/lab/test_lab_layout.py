@@ -16,13 +16,12 @@ import pathlib
 import testtools
 
 from blockpath.lab import layout
-from blockpath.lab import targets
 
 
 class TestLayout(testtools.TestCase):
 
     def test_hosts_share_nothing(self) -> None:
-        for attribute in ('address', 'portal', 'initiator', 'first_lun'):
+        for attribute in ('address', 'portal', 'initiator'):
             values = {getattr(host, attribute) for host in layout.CLIENTS}
             self.assertEqual(len(layout.CLIENTS), len(values), attribute)
         self.assertEqual(len(layout.COMPUTES),
@@ -38,8 +37,3 @@ class TestLayout(testtools.TestCase):
         self.assertNotEqual(one.netns('cmp1'), other.netns('cmp1'))
         self.assertEqual(one.netns('cmp1'),
                          layout.Site(pathlib.Path('/a/.lab')).netns('cmp1'))
-
-    def test_host_of(self) -> None:
-        for host in layout.CLIENTS:
-            self.assertIs(host, targets.host_of(host.initiator))
-        self.assertIsNone(targets.host_of('iqn.1993-08.org.debian:01:ab'))

@@ -33,10 +33,15 @@ class _Lab:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.site = layout.Site(state=folder)
+        self.storage = self
+        self.words: set[str] = set()
         self.devices: list[str] = ['0:0:0:0']
 
     def scsi_devices(self) -> list[str]:
         return self.devices
+
+    def passwords(self) -> set[str]:
+        return self.words
 
     def root(self, host: str) -> pathlib.Path:
         return self.site.state / 'root' / host
@@ -57,6 +62,17 @@ class LookoutTestCase(testtools.TestCase):
     def test_password_on_a_command_line(self) -> None:
         with self.watch:
             subprocess.run(['sh', '-c', 'sleep 0.5', f'--password={WORD}'],
+                           check=True)
+        [line] = self.watch.exposed
+        self.assertEqual('sh -c sleep 0.5 --password=***', line.strip())
+
+    def test_password_of_a_new_target(self) -> None:
+        word = secrets.token_hex(8)
+        with self.watch:
+            self.lab.words = {word}
+            time.sleep(0.2)
+            self.lab.words = set()
+            subprocess.run(['sh', '-c', 'sleep 0.5', f'--password={word}'],
                            check=True)
         [line] = self.watch.exposed
         self.assertEqual('sh -c sleep 0.5 --password=***', line.strip())

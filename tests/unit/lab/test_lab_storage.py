@@ -14,6 +14,7 @@
 import json
 from unittest import mock
 
+from blockpath.lab import errors
 from blockpath.lab import layout
 from blockpath.lab import services
 from blockpath.lab import storage
@@ -30,8 +31,10 @@ class FakeTgtd:
         self.portal_list = ['10.77.0.21:3260', '10.77.0.22:3260']
 
     def show(self) -> list[tgt.Target]:
-        return [tgt.Target(2, 'iqn.2026-01.lab.blockpath:storage.cmp2',
-                           {101: '/x'})]
+        return [tgt.Target(2, 'iqn.2010-10.org.openstack:host-1', {2: '/x'},
+                           acl=['iqn.2026-01.lab.blockpath:cmp2']),
+                tgt.Target(3, 'iqn.2010-10.org.openstack:volume-1',
+                           {1: '/y'}, acl=['ALL'])]
 
     def accounts(self) -> list[str]:
         return list(self.passwords)
@@ -64,10 +67,12 @@ class TestFaults(lab_base.LabTest):
         daemons = services.Daemons(self.site)
         daemons.tgtd = lambda: self.tgtd  # type: ignore
         self.storage = storage.Storage(daemons)
-        self.site.volumes.mkdir()
-        (self.site.volumes / 'targets.json').write_text(json.dumps(
-            {'accounts': {'cmp1': ['chap-cmp1', 'one'],
-                          'cmp2': ['chap-cmp2', 'two']}, 'luns': {}}))
+        folder = self.site.targets / 'hosts'
+        folder.mkdir(parents=True)
+        (folder / 'storage@files.json').write_text(json.dumps({
+            f'iqn.2026-01.lab.blockpath:{host}': {
+                'user': f'chap-{host}', 'password': password}
+            for host, password in (('cmp1', 'one'), ('cmp2', 'two'))}))
 
     def test_wrong_chap(self) -> None:
         with self.storage.wrong_chap('cmp2'):
@@ -76,6 +81,11 @@ class TestFaults(lab_base.LabTest):
             self.assertEqual({'chap-cmp2'}, self.tgtd.bound)
         self.assertEqual('two', self.tgtd.passwords['chap-cmp2'])
         self.assertEqual({'chap-cmp2'}, self.tgtd.bound)
+
+    def test_nothing_mapped(self) -> None:
+        error = self.assertRaises(
+            errors.LabError, self.storage.wrong_chap('storage').__enter__)
+        self.assertEqual('nothing is mapped to storage', str(error))
 
     def test_repaired_after_a_failure(self) -> None:
         def fail() -> None:
@@ -103,6 +113,6 @@ class TestFaults(lab_base.LabTest):
                          self.tgtd.passwords)
 
     def test_units_and_passwords(self) -> None:
-        self.assertEqual({101: '/x'}, self.storage.luns('cmp2'))
+        self.assertEqual({2: '/x'}, self.storage.luns('cmp2'))
         self.assertEqual({}, self.storage.luns('cmp1'))
         self.assertEqual({'one', 'two'}, self.storage.passwords())

@@ -20,11 +20,10 @@ import threading
 import time
 
 from blockpath.lab import layout
-from blockpath.lab import targets
 from blockpath.lab import tgt
 from tests.unit.lab import lab_base
 
-CMP1, CMP2 = layout.COMPUTES
+_, CMP2 = layout.COMPUTES
 SHOWN = '''\
 Target 2: iqn.2026-01.lab.blockpath:storage.cmp2
     System information:
@@ -103,23 +102,16 @@ class TestRequests(lab_base.LabTest):
                           'ffffffff ffffffff') + bytes(24) +
             b'user=u,password=p\0', sent)
 
-    def test_forced_removal(self) -> None:
-        sent = self.exchange(struct.pack('<II', 0, 8), 'remove_target', 1,
-                             True)
-        self.assertEqual(120, len(sent))
-        self.assertEqual(struct.pack('<II', 1, 1), sent[:8])
-        self.assertEqual(1, sent[-4])
-
     def test_refused(self) -> None:
         error = self.assertRaises(
             tgt.TgtError, self.exchange, struct.pack('<II', 20, 8),
-            'remove_unit', 1, 5)
-        self.assertEqual(tgt.UNIT_ACTIVE, error.number)
-        self.assertEqual('tgtd: delete unit: the logical unit is active',
+            'resize_unit', 1, 5, '/x')
+        self.assertEqual(20, error.number)
+        self.assertEqual('tgtd: update unit: the logical unit is active',
                          str(error))
 
 
-class TestTargets(lab_base.LabTest):
+class TestDaemon(lab_base.LabTest):
     """With a real tgtd, in namespaces of its own."""
 
     def setUp(self) -> None:
@@ -127,13 +119,6 @@ class TestTargets(lab_base.LabTest):
         lab_base.need_namespaces(self)
         if not pathlib.Path('/usr/sbin/tgtd').exists():
             self.skipTest('needs tgtd')
-        self.site.volumes.mkdir()
-        self.volumes = []
-        for number in (1, 2):
-            volume = f'00000000-0000-4000-8000-00000000000{number}'
-            with open(self.site.volumes / f'volume-{volume}', 'wb') as file:
-                file.truncate(1 << 20)
-            self.volumes.append(volume)
         self.start()
 
     def start(self) -> None:
@@ -151,8 +136,6 @@ class TestTargets(lab_base.LabTest):
                 break
             time.sleep(0.02)
         self.client = tgt.Client(path)
-        self.targets = targets.Targets(self.site.volumes, self.client)
-        self.targets.restore()
 
     def is_own_run(self) -> bool:
         return os.stat('/run').st_dev != os.stat(
@@ -162,81 +145,11 @@ class TestTargets(lab_base.LabTest):
         self.tgtd.kill()
         self.tgtd.wait()
 
-    def shown(self) -> dict[str, list[int]]:
-        return {target.iqn.rpartition('.')[2]: sorted(target.units)
-                for target in self.client.show()}
-
-    def test_each_host_its_own(self) -> None:
-        one, other = (self.targets.map(self.volumes[0], host)
-                      for host in layout.COMPUTES)
-        for field in ('portal', 'iqn', 'lun', 'user', 'password'):
-            self.assertNotEqual(getattr(one, field), getattr(other, field))
-        self.assertLessEqual(len(one.password), 16)
-        for target, host in zip(self.client.show(), layout.COMPUTES):
-            self.assertEqual([host.initiator], target.acl)
-            self.assertEqual([f'chap-{host.name}'], target.accounts)
-            self.assertEqual(
-                [str(self.targets.path(self.volumes[0]))],
-                list(target.units.values()))
-
-    def test_mapped_twice_is_mapped_once(self) -> None:
-        self.assertEqual(self.targets.map(self.volumes[0], CMP1),
-                         self.targets.map(self.volumes[0], CMP1))
-        self.assertEqual({'cmp1': [1]}, self.shown())
-
-    def test_lowest_free_lun(self) -> None:
-        self.targets.map(self.volumes[0], CMP2)
-        self.targets.map(self.volumes[1], CMP2)
-        self.targets.unmap(self.volumes[0], CMP2)
-        self.assertEqual({'cmp2': [102]}, self.shown())
-        self.assertEqual(101, self.targets.map(self.volumes[0], CMP2).lun)
-
-    def test_last_unmap_removes_the_target(self) -> None:
-        for host in layout.COMPUTES:
-            self.targets.map(self.volumes[0], host)
-        self.targets.unmap(self.volumes[0], CMP1)
-        self.assertEqual({'cmp2': [101]}, self.shown())
-        self.assertTrue(self.targets.mapped(self.volumes[0]))
-        self.targets.unmap(self.volumes[0], CMP2)
-        self.targets.unmap(self.volumes[0], CMP2)
-        self.assertEqual({}, self.shown())
-        self.assertFalse(self.targets.mapped(self.volumes[0]))
-        # The accounts stay, for faults to be put on them.
-        self.assertEqual(['chap-cmp1', 'chap-cmp2', 'chap-storage'],
-                         sorted(self.client.accounts()))
-
-    def test_another_tgtd_is_filled(self) -> None:
-        before = self.targets.map(self.volumes[0], CMP1)
-        self.targets.map(self.volumes[1], CMP2)
-        self.stop()
-        self.start()
-        self.assertEqual({'cmp1': [1], 'cmp2': [101]}, self.shown())
-        self.assertEqual(before, self.targets.map(self.volumes[0], CMP1))
-
-    def test_state_is_private(self) -> None:
-        path = self.site.volumes / 'targets.json'
-        self.assertEqual(0o600, path.stat().st_mode & 0o777)
-
-    def test_resized(self) -> None:
-        self.targets.map(self.volumes[0], CMP1)
-        os.truncate(self.targets.path(self.volumes[0]), 3 << 20)
-        self.targets.resize(self.volumes[0])
-        shown = self.client._request('show', 'target')
-        self.assertIn('Size: 3 MB', shown)
-
-    def test_same_serial_on_every_path(self) -> None:
-        for host in layout.COMPUTES:
-            self.targets.map(self.volumes[0], host)
-        serial = targets.serial(self.volumes[0])
-        shown = self.client._request('show', 'target')
-        self.assertEqual(2, shown.count(f'SCSI ID: {serial}'))
-        self.assertEqual(2, shown.count(f'SCSI SN: {serial}'))
-
     def test_portals_come_and_go(self) -> None:
         self.client.add_portal('127.0.0.2:3260')
         self.assertEqual(['127.0.0.1:3260', '127.0.0.2:3260'],
                          sorted(self.client.portals()))
         self.client.remove_portal('127.0.0.1:3260')
         self.assertEqual(['127.0.0.2:3260'], self.client.portals())
-        error = self.assertRaises(tgt.TgtError, self.client.remove_target, 9)
+        error = self.assertRaises(tgt.TgtError, self.client.allow, 9, 'x')
         self.assertEqual(tgt.NO_TARGET, error.number)
