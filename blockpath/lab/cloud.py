@@ -461,6 +461,16 @@ class Lab:
             answer = storage.delete(path, microversion='3.44')
             openstack.exceptions.raise_from_response(answer)
 
+    @contextlib.contextmanager
+    def mistaken(self, volume: Any, other: Any) -> Iterator[None]:
+        """Have a volume mapped wrongly, to where hosts have another one."""
+        storage = self.cloud.block_storage
+        storage.set_volume_metadata(volume, mistaken_for=other.id)
+        try:
+            yield
+        finally:
+            storage.delete_volume_metadata(volume, ['mistaken_for'])
+
     def clean(self) -> None:
         """Delete all servers and volumes, whoever made them."""
         for server in list(self.cloud.compute.servers()):

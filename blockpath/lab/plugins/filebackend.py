@@ -161,10 +161,18 @@ class FileDriver(driver.VolumeDriver):
         _host(connector)
 
     def initialize_connection(self, volume, connector):
-        """Also has each host come by a portal of its own."""
+        """Also has each host come by a portal of its own.
+
+        With the metadata ``mistaken_for=ID`` a host that has that volume is
+        told its LUN: storage that maps wrongly.
+        """
         told = self.target.initialize_connection(volume, connector)
-        if not _is_shared(volume):
-            told['data']['target_portal'] = _host(connector).portal
+        if _is_shared(volume):
+            return told
+        told['data']['target_portal'] = _host(connector).portal
+        units = self.target.targets.hosts[connector['initiator']].units
+        if other := units.get(volume.metadata.get('mistaken_for')):
+            told['data']['target_lun'] = other.lun
         return told
 
     def terminate_connection(self, volume, connector, **kwargs):

@@ -66,6 +66,8 @@ def guest(lab: cloud.Lab, report: reports.Report) -> None:
         act.move('B to A', 'cmp1')
         with lab.storage.wrong_chap('cmp2'):
             act.fail('wrong CHAP password', 'cmp2', '513')
+        with lab.mistaken(act.data, other):
+            act.fail('another\'s volume', 'cmp2', 'iscsi_check_identity')
         act.move('A to B, repaired', 'cmp2')
         with lab.storage.hung_portal('cmp1'):
             act.fail('hung portal', 'cmp1', 'no answer within')

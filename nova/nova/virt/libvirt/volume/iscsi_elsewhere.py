@@ -74,7 +74,7 @@ def own_device(host: libvirt_host.Host, instance: objects.Instance,
     volume_id = driver_block_device.get_volume_id(connection_info)
     named = _named_disks(connection_info['data'])
     path = _own_path(host, instance, volume_id)
-    own = _disks_below(path) if path else set()
+    own = disks_below(path) if path else set()
     if not named and not own:
         LOG.debug('Volume %(volume)s has no device on this host.',
                   {'volume': volume_id}, instance=instance)
@@ -109,7 +109,7 @@ def _named_disks(data: dict[str, ty.Any]) -> set[str]:
         name = glob.escape(f'ip-{portal}-iscsi-{iqn}-lun-{lun}')
         links += glob.glob(f'{_BY_PATH}/*{name}')
     return set().union(*(
-        _disks_below(link) for link in links if os.path.exists(link)))
+        disks_below(link) for link in links if os.path.exists(link)))
 
 
 def _targets(data: dict[str, ty.Any]) -> list[tuple]:
@@ -165,14 +165,14 @@ def _used_by_another(host: libvirt_host.Host, instance: objects.Instance,
             if (_is_device(disk) and
                     not _has_serial(disk, volume_id) and
                     not _has_alias(disk, volume_id) and
-                    _disks_below(disk.source_path) & disks):
+                    disks_below(disk.source_path) & disks):
                 return True
     return False
 
 
-def _disks_below(path: str) -> set[str]:
+def disks_below(path: str) -> set[str]:
     """What a device is made of: the paths of a multipath, under dm-crypt."""
     name = os.path.basename(os.path.realpath(path))
     # Links to the devices themselves; a disk has the folder, and it is empty.
     slaves = glob.glob(f'{_SYS_BLOCK}/{glob.escape(name)}/slaves/*')
-    return set().union(*map(_disks_below, slaves)) if slaves else {name}
+    return set().union(*map(disks_below, slaves)) if slaves else {name}

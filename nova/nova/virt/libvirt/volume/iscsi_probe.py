@@ -19,7 +19,6 @@ first, where it can be killed.
 """
 
 import re
-import subprocess
 
 from oslo_concurrency import processutils
 from oslo_log import log as logging
@@ -69,8 +68,8 @@ def probe(path: iscsi_connection.Path, chap: iscsi_connection.CHAP | None,
     """
     deadline = CONF.libvirt.iscsi_probe_timeout
     try:
-        out, _err = _qemu_img_info(path, chap, initiator_name, deadline)
-    except subprocess.TimeoutExpired:
+        out = _qemu_img_info(path, chap, initiator_name, deadline)
+    except TimeoutError:
         return _('no answer within %d seconds') % deadline
     except processutils.ProcessExecutionError as exc:
         return _reason(exc.stderr or '')
@@ -102,7 +101,7 @@ def check_block_driver() -> None:
 
 def _qemu_img_info(path: iscsi_connection.Path,
                    chap: iscsi_connection.CHAP | None, initiator_name: str,
-                   deadline: int) -> tuple[str, str]:
+                   deadline: int) -> str:
     disk = {'driver': 'iscsi', 'transport': 'tcp', 'portal': path.portal,
             'target': path.iqn, 'lun': path.lun,
             'initiator-name': initiator_name}
@@ -112,18 +111,36 @@ def _qemu_img_info(path: iscsi_connection.Path,
         # ever holds it.
         secret = ('--object', 'secret,id=chap,file=/dev/stdin')
         disk.update({'user': chap.username, 'password-secret': 'chap'})
-    return processutils.execute(
+    return run(
+        deadline, chap.password.encode() if chap else None,
         'qemu-img', 'info', '--output=json', *secret,
-        'json:' + jsonutils.dumps({'driver': 'raw', 'file': disk}),
-        process_input=chap.password.encode() if chap else None,
-        timeout=deadline, on_completion=_end)
+        'json:' + jsonutils.dumps({'driver': 'raw', 'file': disk}))
 
 
-def _end(process: subprocess.Popen) -> None:
-    # Called after a timeout as well, when the process still runs.
-    if process.poll() is None:
-        process.kill()
-        process.communicate()
+def run(deadline: int, stdin: bytes | None, *command: str) -> str:
+    """Run a program, and kill it when its time is over.
+
+    :param deadline: in seconds
+    :param stdin: what it may read, secrets too
+    :returns: what it printed
+    :raises: TimeoutError, and what processutils.execute raises
+    """
+    late = []
+
+    def end(process):
+        if process.poll() is None:
+            late.append(process)
+            process.kill()
+            process.communicate()
+
+    try:
+        return processutils.execute(*command, process_input=stdin,
+                                    timeout=deadline, on_completion=end)[0]
+    except Exception:
+        # With eventlet it is a TimeoutExpired that has no name to catch.
+        if late:
+            raise TimeoutError
+        raise
 
 
 def _reason(stderr: str) -> str:

@@ -1,0 +1,262 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Names of volumes: where they come from, and what follows from them."""
+
+import os
+import pathlib
+from unittest import mock
+
+import ddt
+import fixtures
+from oslo_concurrency import processutils
+from oslo_utils.fixture import uuidsentinel as uuids
+
+from nova import exception
+from nova import objects
+from nova import test
+from nova.virt.libvirt.volume import iscsi_identity
+
+MODULE = 'nova.virt.libvirt.volume.iscsi_identity'
+NAA = bytes.fromhex('60014055a3c1f7d2e4b64c1f9d0e8a7b')
+OTHER = bytes.fromhex('60014050000000000000000000000001')
+LOCAL = bytes.fromhex('3000000100000001')
+
+
+def page83(*designators):
+    """A page of designators, each as association, type and value."""
+    body = b''.join(bytes((1, association << 4 | kind, 0, len(value))) + value
+                    for association, kind, value in designators)
+    return b'\0\x83' + len(body).to_bytes(2) + body
+
+
+def page80(serial):
+    return b'\0\x80' + len(serial).to_bytes(2) + serial
+
+
+def by_host(serial, device='/dev/sda'):
+    return {'connection_info': {
+        'driver_volume_type': 'iscsi', 'serial': serial,
+        'data': {'device_path': device}}}
+
+
+def by_qemu(serial, target='iqn.2026-01.x:a', lun=1, port=1, **data):
+    """A volume that QEMU's initiator has; nobody listens on port 1."""
+    data |= {'target_portal': f'127.0.0.1:{port}', 'target_iqn': target,
+             'target_lun': lun, 'nova_initiator': {
+                 'name': 'qemu', 'host': 'here', 'iqn': 'iqn.2026-01.x:me',
+                 'portal': ['127.0.0.1', port], 'target': target, 'lun': lun}}
+    return {'connection_info': {
+        'driver_volume_type': 'iscsi', 'serial': serial, 'data': data}}
+
+
+class Sysfs(fixtures.Fixture):
+    """SCSI disks of a host, and what is made of them."""
+
+    def _setUp(self):
+        self.root = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        for module in ('iscsi_identity', 'iscsi_elsewhere'):
+            self.useFixture(fixtures.MonkeyPatch(
+                f'nova.virt.libvirt.volume.{module}._SYS_BLOCK',
+                str(self.root)))
+
+    def disk(self, name, **pages):
+        folder = self.root / name / 'device'
+        folder.mkdir(parents=True)
+        (self.root / name / 'slaves').mkdir()
+        for page, content in pages.items():
+            (folder / f'vpd_{page}').write_bytes(content)
+
+    def made_of(self, name, *disks):
+        (self.root / name / 'slaves').mkdir(parents=True)
+        for disk in disks:
+            os.symlink(self.root / disk, self.root / name / 'slaves' / disk)
+
+
+class IdentityTestCase(test.NoDBTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.flags(virt_type='kvm', iscsi_initiator='qemu',
+                   iscsi_probe_timeout=30, group='libvirt')
+        self.sysfs = self.useFixture(Sysfs())
+
+    def known(self, *mapping):
+        return iscsi_identity.known({'block_device_mapping': mapping})
+
+
+@ddt.ddt
+class KnownTestCase(IdentityTestCase):
+
+    def test_device(self):
+        self.sysfs.disk('sda', pg80=page80(b'  5a3c1f7d  '), pg83=page83(
+            (0, 3, NAA), (0, 1, b'LIO-ORG volume-1:5a3c1f7d\0\0'),
+            (1, 3, OTHER), (1, 4, b'\0\0\0\1'), (2, 8, b'iqn.x:t,t,0x0001'),
+            (0, 3, LOCAL), (0, 2, NAA[:8]), (0, 10, NAA), (0, 8, b'eui.\x80'),
+            (0, 1, b' \0')))
+        self.assertEqual(
+            {uuids.a: sorted([
+                f'naa.{NAA.hex()}', 't10.LIO-ORG volume-1:5a3c1f7d',
+                f'eui.{NAA[:8].hex()}', f'uuid.{NAA.hex()}',
+                'name.6575692e80', 't10.2000', 'serial.5a3c1f7d'])},
+            self.known(by_host(uuids.a)))
+
+    def test_below_multipath_and_encryption(self):
+        for name in ('sda', 'sdb'):
+            self.sysfs.disk(name, pg83=page83((0, 3, NAA)))
+        # A path that the kernel has not asked says nothing.
+        self.sysfs.disk('sdc')
+        self.sysfs.made_of('dm-0', 'sda', 'sdb', 'sdc')
+        self.sysfs.made_of('dm-1', 'dm-0')
+        self.assertEqual({uuids.a: [f'naa.{NAA.hex()}']},
+                         self.known(by_host(uuids.a, '/dev/dm-1')))
+
+    def test_paths_that_differ(self):
+        self.sysfs.disk('sda', pg83=page83((0, 3, NAA)))
+        self.sysfs.disk('sdb', pg83=page83((0, 3, OTHER)))
+        self.sysfs.made_of('dm-0', 'sda', 'sdb')
+        self.assertEqual({}, self.known(by_host(uuids.a, '/dev/dm-0')))
+        self.assertIn('no name in common', self.stdlog.logger.output)
+
+    @ddt.data(b'', b'\0\x83\0', page83((0, 3, NAA))[:10],
+              page83((1, 3, NAA)), page83((0, 3, LOCAL)), page83((0, 3, b'')))
+    def test_no_name(self, page):
+        self.sysfs.disk('sda', pg83=page)
+        shorter = {f'naa.{NAA[:2].hex()}'}
+        for names in self.known(by_host(uuids.a)).values():
+            self.assertEqual(shorter, set(names))
+
+    def test_nothing_to_look_at(self):
+        absent = by_host(uuids.b, None)
+        del absent['connection_info']['data']['device_path']
+        self.assertEqual({}, self.known(by_host(uuids.a), absent))
+        self.assertEqual({}, iscsi_identity.known(None))
+
+    def test_not_for_other_types(self):
+        self.sysfs.disk('sda', pg83=page83((0, 3, NAA)))
+        rbd, local = by_host(uuids.a), by_host(None)
+        rbd['connection_info']['driver_volume_type'] = 'rbd'
+        self.assertEqual({}, self.known(rbd, local))
+
+    def test_switched_off(self):
+        self.flags(iscsi_check_identity=False, group='libvirt')
+        self.sysfs.disk('sda', pg83=page83((0, 3, NAA)))
+        self.assertEqual({}, self.known(by_host(uuids.a)))
+
+    def test_each_target_once(self):
+        """The program is asked of all volumes at once, and told secrets."""
+        chap = {'auth_method': 'CHAP', 'auth_username': 'user',
+                'auth_password': 's3cr3t'}
+        told = (b'[[{"serial": null, "designators": [[0, 3, "%s"]]}, '
+                b'{"error": "no LUN"}], [{"serial": "2061", '
+                b'"designators": []}]]' % NAA.hex().encode())
+        ran = []
+
+        def run(deadline, stdin, *argv):
+            ran.append((argv, stdin.decode()))
+            return told
+
+        with mock.patch(f'{MODULE}.iscsi_probe.run', run):
+            found = self.known(
+                by_qemu(uuids.a, lun=1, **chap), by_qemu(uuids.b, lun=2,
+                                                         **chap),
+                by_qemu(uuids.c, target='iqn.2026-01.x:b'))
+        self.assertEqual({uuids.a: [f'naa.{NAA.hex()}'],
+                          uuids.c: ['serial.a']}, found)
+        self.assertIn('no LUN', self.stdlog.logger.output)
+        [(argv, asked)] = ran
+        self.assertNotIn('s3cr3t', str(argv) + self.stdlog.logger.output)
+        self.assertEqual(1, asked.count('s3cr3t'))
+        self.assertIn('"luns": [1, 2]', asked)
+
+    def test_nobody_answers(self):
+        """By the program itself, with libiscsi or without."""
+        self.assertEqual({}, self.known(by_qemu(uuids.a)))
+        self.assertIn(f'volume {uuids.a} is the same on another host will '
+                      'not be known: ', self.stdlog.logger.output)
+        self.assertNotIn('could not be asked', self.stdlog.logger.output)
+
+    @ddt.data(OSError('no python'), TimeoutError(),
+              processutils.ProcessExecutionError())
+    def test_program_that_fails(self, error):
+        with mock.patch(f'{MODULE}.iscsi_probe.run', side_effect=error):
+            self.assertEqual({}, self.known(by_qemu(uuids.a)))
+
+    def test_not_connected(self):
+        unusable = by_qemu(uuids.b)
+        del unusable['connection_info']['data']['target_iqn']
+        bdm = by_qemu(uuids.a)
+        del bdm['connection_info']['data']['nova_initiator']['target']
+        self.assertEqual({}, self.known(bdm, unusable))
+        self.assertIn('has not been connected', self.stdlog.logger.output)
+        self.assertIn('target_iqn', self.stdlog.logger.output)
+
+
+@ddt.ddt
+class CheckTestCase(IdentityTestCase):
+
+    def check(self, theirs, ours, **device):
+        if ours:
+            self.sysfs.disk('sda', **ours)
+        data = objects.LibvirtLiveMigrateData()
+        if theirs is not None:
+            data.src_volume_identities = {uuids.a: theirs}
+        iscsi_identity.check(data, [by_host(uuids.a)])
+
+    def refused(self, *args):
+        error = self.assertRaises(exception.MigrationPreCheckError,
+                                  self.check, *args)
+        for text in (uuids.a, '[libvirt]iscsi_check_identity'):
+            self.assertIn(text, str(error))
+        return str(error)
+
+    def test_same(self):
+        self.check([f'naa.{NAA.hex()}', 'serial.1'],
+                   {'pg83': page83((0, 3, NAA)), 'pg80': page80(b'2')})
+
+    def test_another(self):
+        why = self.refused([f'naa.{OTHER.hex()}', 'serial.1'],
+                           {'pg83': page83((0, 3, NAA)),
+                            'pg80': page80(b'1')})
+        self.assertIn(f'naa.{OTHER.hex()}', why)
+        self.assertIn(f'naa.{NAA.hex()}', why)
+
+    @ddt.data((['t10.IET x', 'serial.2'], False), (['serial.1'], True),
+              (['serial.12'], False), (['eui.00', 'serial.1'], True),
+              (['uuid.00'], False), ([], False))
+    @ddt.unpack
+    def test_by_what_both_have(self, theirs, same):
+        ours = {'pg83': page83((0, 1, b'IET y'), (0, 3, NAA)),
+                'pg80': page80(b'1')}
+        (self.check if same else self.refused)(theirs, ours)
+
+    def test_no_name_here(self):
+        self.assertIn('no names in sysfs', self.refused(['serial.1'], None))
+
+    def test_source_does_not_know(self):
+        for theirs in (None, []):
+            data = objects.LibvirtLiveMigrateData()
+            if theirs is not None:
+                data.src_volume_identities = {}
+            iscsi_identity.check(data, [by_host(uuids.a)])
+        iscsi_identity.check(None, [by_host(uuids.a)])
+
+    def test_switched_off(self):
+        self.flags(iscsi_check_identity=False, group='libvirt')
+        self.check([f'naa.{OTHER.hex()}'], {'pg83': page83((0, 3, NAA))})
+
+    def test_older_peers(self):
+        data = objects.LibvirtLiveMigrateData(
+            src_volume_identities={uuids.a: ['serial.1']},
+            src_supports_dest_disk_xml=True)
+        primitive = data.obj_to_primitive('1.15')['nova_object.data']
+        self.assertEqual({'src_supports_dest_disk_xml': True}, primitive)

@@ -1,0 +1,276 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""Whether two hosts reach the same volume.
+
+When each host has its own target, IQN and LUN for a volume, nothing in these
+shows that they lead to the same one. A guest that is resumed on another's
+volume destroys it, and its own. SCSI has names for the volume itself, in the
+vital product data (SPC-4 7.8): the source of a live migration tells those that
+it sees, and the destination compares them with what it has connected.
+"""
+
+import collections
+import re
+import sys
+import typing as ty
+
+from oslo_concurrency import processutils
+from oslo_log import log as logging
+from oslo_serialization import jsonutils
+
+import nova.conf
+from nova import exception
+from nova.i18n import _
+from nova.virt.libvirt.volume import iscsi_connection
+from nova.virt.libvirt.volume import iscsi_elsewhere
+from nova.virt.libvirt.volume import iscsi_initiator
+from nova.virt.libvirt.volume import iscsi_inquiry
+from nova.virt.libvirt.volume import iscsi_probe
+
+CONF = nova.conf.CONF
+LOG = logging.getLogger(__name__)
+
+_UNIT = 0
+_T10, _EUI, _NAA, _NAME, _UUID = 1, 2, 3, 8, 10
+#: Of a locally assigned NAA, its first four bits: others may have it as well.
+_LOCAL = '3'
+#: The kinds of names. The first that two hosts both see decides: the others
+#: are less sure to be unique.
+_KINDS = {_NAA: 'naa', _EUI: 'eui', _UUID: 'uuid', _NAME: 'name', _T10: 't10'}
+_SERIAL = 'serial'
+_DECIDE = (*_KINDS.values(), _SERIAL)
+
+_SYS_BLOCK = '/sys/block'
+
+
+class Unknown(Exception):
+    """The names of a volume can not be had."""
+
+
+def known(block_device_info: dict[str, ty.Any] | None
+          ) -> dict[str, list[str]]:
+    """The names of an instance's iSCSI volumes that this host sees.
+
+    :param block_device_info: of a guest that runs here
+    :returns: the names, as ``naa.6001405...``, by the volumes' serials; of a
+        volume of which none can be had, nothing
+    """
+    if not CONF.libvirt.iscsi_check_identity:
+        return {}
+    found = {}
+    for serial, names in _names(_mapping(block_device_info)).items():
+        if isinstance(names, Unknown):
+            LOG.warning('Whether volume %(volume)s is the same on another '
+                        'host will not be known: %(why)s',
+                        {'volume': serial, 'why': names})
+        else:
+            found[serial] = sorted(names)
+    return found
+
+
+def check(migrate_data: ty.Any, mapping: ty.Iterable) -> None:
+    """See that the volumes that were connected are the source's.
+
+    :param migrate_data: with ``src_volume_identities``, as ``known`` returned
+        it on the source; an older source has none
+    :param mapping: the block device mapping, connected on this host
+    :raises: MigrationPreCheckError naming a volume that is another
+    """
+    if (not CONF.libvirt.iscsi_check_identity or not migrate_data or
+            'src_volume_identities' not in migrate_data):
+        return
+    theirs = migrate_data.src_volume_identities
+    for serial, names in _names(
+            bdm for bdm in mapping
+            if bdm['connection_info'].get('serial') in theirs).items():
+        why = _difference(set(theirs[serial]), names)
+        if why:
+            raise exception.MigrationPreCheckError(reason=_(
+                'volume %(volume)s is not known to be the same on this host: '
+                '%(why)s. If the storage names a volume differently on each '
+                'path, set [libvirt]iscsi_check_identity = false') %
+                {'volume': serial, 'why': why})
+
+
+def _difference(theirs: set[str], ours: set[str] | Unknown) -> str | None:
+    """Why names are not those of one volume; None if they are."""
+    if isinstance(ours, Unknown):
+        return str(ours)
+    for kind in _DECIDE:
+        there, here = (_of_kind(names, kind) for names in (theirs, ours))
+        if there and here:
+            return None if there & here else _(
+                'the source has %(there)s, this host %(here)s') % {
+                    'there': ', '.join(sorted(there)),
+                    'here': ', '.join(sorted(here))}
+    return _('the hosts see no names of one kind')
+
+
+def _of_kind(names: set[str], kind: str) -> set[str]:
+    return {name for name in names if name.startswith(f'{kind}.')}
+
+
+def _mapping(block_device_info: dict[str, ty.Any] | None) -> list:
+    return (block_device_info or {}).get('block_device_mapping') or []
+
+
+def _names(mapping: ty.Iterable) -> dict[str, set[str] | Unknown]:
+    """The names of iSCSI volumes by their serials, or why there are none."""
+    found: dict[str, set[str] | Unknown] = {}
+    by_qemu = {}
+    for bdm in mapping:
+        info = bdm['connection_info']
+        serial = info.get('serial')
+        if not serial or info.get('driver_volume_type') != 'iscsi':
+            continue
+        if (iscsi_initiator.driver_type(info) ==
+                iscsi_initiator.QEMU_DRIVER_TYPE):
+            by_qemu[serial] = info['data']
+        else:
+            try:
+                found[serial] = _of_device(info['data'].get('device_path'))
+            except Unknown as why:
+                found[serial] = why
+    return found | _of_luns(by_qemu)
+
+
+def _of_device(path: str | None) -> set[str]:
+    """The names of what is behind a device of this host.
+
+    The kernel read them when it found the device.
+
+    :raises: Unknown also when the paths of a multipath device differ
+    """
+    told = []
+    for disk in iscsi_elsewhere.disks_below(path) if path else ():
+        pages = [_read(f'{_SYS_BLOCK}/{disk}/device/vpd_pg{page}')
+                 for page in ('83', '80')]
+        if any(pages):
+            told.append(_telling(_designators(pages[0]), pages[1][4:]))
+    if not told:
+        raise Unknown(_('%s has no names in sysfs') % path)
+    names = set.intersection(*told)
+    if not names:
+        raise Unknown(_('the paths of %s have no name in common') % path)
+    return names
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except OSError:
+        return b''
+
+
+def _designators(page: bytes) -> ty.Iterator[tuple[int, int, bytes]]:
+    """Association, type and value of each on page 0x83 (SPC-4 7.8.6)."""
+    rest = page[4:4 + int.from_bytes(page[2:4])]
+    while len(rest) >= 4:
+        end = 4 + rest[3]
+        yield rest[1] >> 4 & 3, rest[1] & 15, rest[4:end]
+        rest = rest[end:]
+
+
+def _of_luns(volumes: dict[str, dict[str, ty.Any]]
+             ) -> dict[str, set[str] | Unknown]:
+    """The names of volumes that QEMU's initiator has connected, or is to.
+
+    :param volumes: their connections' ``data`` by their serials
+    """
+    targets = collections.defaultdict(dict)
+    initiator = None
+    found: dict[str, set[str] | Unknown] = {}
+    for serial, data in volumes.items():
+        choice = data[iscsi_initiator.CHOICE]
+        try:
+            chap = iscsi_connection.parse(data).chap
+        except exception.InvalidISCSIConnection as error:
+            found[serial] = Unknown(str(error))
+            continue
+        if 'target' not in choice:
+            found[serial] = Unknown(_('it has not been connected'))
+            continue
+        initiator = choice['iqn']
+        host, port = choice['portal']
+        path = iscsi_connection.Path(host, port, choice['target'],
+                                     choice['lun'])
+        targets[path.portal, path.iqn, chap][serial] = path.lun
+    if targets:
+        found |= _ask(initiator, targets)
+    return found
+
+
+def _ask(initiator: str, targets: dict[tuple, dict[str, int]]
+         ) -> dict[str, set[str] | Unknown]:
+    """Log in to each target once, and ask its LUNs.
+
+    :param targets: LUNs by volumes' serials, by portal, IQN and credentials
+    """
+    asked = [{'portal': portal, 'iqn': iqn, 'luns': list(luns.values())} |
+             ({'username': chap.username, 'password': chap.password}
+              if chap else {})
+             for (portal, iqn, chap), luns in targets.items()]
+    deadline = CONF.libvirt.iscsi_probe_timeout
+    try:
+        # Run by its path: Nova's own modules take seconds to load.
+        answers = jsonutils.loads(iscsi_probe.run(
+            2 * deadline, jsonutils.dump_as_bytes(
+                {'initiator': initiator, 'deadline': deadline,
+                 'targets': asked}),
+            sys.executable, '-I', '-S', iscsi_inquiry.__file__))
+    except (processutils.ProcessExecutionError, OSError,
+            ValueError) as error:
+        LOG.warning('%s failed: %s', iscsi_inquiry.__file__, error)
+        why = Unknown(_('the LUNs could not be asked'))
+        return {serial: why for luns in targets.values() for serial in luns}
+    return {serial: _answered(answer)
+            for luns, told in zip(targets.values(), answers)
+            for serial, answer in zip(luns, told)}
+
+
+def _answered(answer: dict[str, ty.Any]) -> set[str] | Unknown:
+    if 'error' in answer:
+        return Unknown(answer['error'])
+    try:
+        return _telling(
+            ((association, kind, bytes.fromhex(value))
+             for association, kind, value in answer['designators']),
+            bytes.fromhex(answer['serial'] or ''))
+    except Unknown as why:
+        return why
+
+
+def _telling(designators: ty.Iterable[tuple[int, int, bytes]],
+             serial: bytes) -> set[str]:
+    """Those of the names that are the unit's, and no other's.
+
+    :param serial: from page 0x80 (SPC-4 7.8.15)
+    :raises: Unknown when there is none
+    """
+    names = {f'{_KINDS[kind]}.{_text(kind, value)}'
+             for association, kind, value in designators
+             if association == _UNIT and kind in _KINDS and value and
+             not (kind == _NAA and value.hex().startswith(_LOCAL))}
+    if serial.strip(b' \0'):
+        names.add(f'{_SERIAL}.{_text(_T10, serial)}')
+    if not names:
+        raise Unknown(_('the LUN has no name of its own'))
+    return names
+
+
+def _text(kind: int, value: bytes) -> str:
+    text = value.strip(b' \0')
+    if kind in (_T10, _NAME) and re.fullmatch(rb'[!-~]([ -~]*[!-~])?', text):
+        return text.decode()
+    return value.hex()
