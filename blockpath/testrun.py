@@ -169,8 +169,13 @@ def new_tests(series: model.Series, tree: str) -> Iterable[Step]:
                    for path in added if f'/tests/{kind}/' in path]
         if modules:
             name = f'{tree}-new-{kind}'
-            yield Step(name, run(work, name,
-                                 f'^(?:{"|".join(modules)})\\.'))
+            pattern = f'^(?:{"|".join(modules)})\\.'
+            yield Step(name, run(work, name, pattern))
+            if name == 'nova-new-unit':
+                # nova-compute may still be run with it.
+                yield Step('nova-eventlet', suite(
+                    work, 'nova-eventlet', pattern,
+                    OS_NOVA_DISABLE_EVENTLET_PATCHING='False'))
 
 
 def functional(folder: pathlib.Path, name: str, pattern: str) -> Work:
@@ -295,11 +300,12 @@ def call(log: IO[str], folder: pathlib.Path, *arguments: str) -> bool:
 
 def suite(folder: pathlib.Path, name: str, pattern: str = '',
           test_path: str = '', workers: int = 2,
-          stall: float | None = None) -> Work:
+          stall: float | None = None, **env: str) -> Work:
     """A step that is a test suite, run by stestr in so many processes.
 
     :param stall: after so many seconds in which no test ended it is run again,
         once
+    :param env: of these processes, beside what upstream's own runs have
     """
     results = LOGS / f'{name}.stestr'
     arguments = [sys.executable, '-m', 'stestr', '--repo-url', str(results)]
@@ -332,7 +338,7 @@ def suite(folder: pathlib.Path, name: str, pattern: str = '',
         result = Counting(log, tell)
         result.startTestRun()
         with Child(arguments, folder,
-                   _UPSTREAM | {'PYTHON': sys.executable},
+                   _UPSTREAM | {'PYTHON': sys.executable} | env,
                    subprocess.PIPE, stderr) as process, \
                 result.watched(process, stall):
             subunit.ByteStreamToStreamResult(
