@@ -25,9 +25,11 @@ from blockpath.lab.rig import rig
 from blockpath.lab.rig import volumes
 
 #: Imported before the first call, while the guests start.
-MODULES = {'storage': (volumes.STORAGE, 'tests.kernel.lvm'),
+MODULES = {'storage': (volumes.STORAGE, 'tests.kernel.host_scope'),
            'initiator': (volumes.INITIATOR,)}
 SIZE_MIB = 64
+#: Cinder's volumes have 1 GiB, and a failed test leaves its own.
+GROUP_MIB = 8300
 #: How much of a volume the tests write and compare.
 DATA_MIB = 4
 #: Of one login; by open-iscsi's defaults it is tried for eight of these.
@@ -43,6 +45,12 @@ def shared() -> rig.Rig:
     atexit.register(up.close)
     volumes.start(up, LOGIN_S)
     return up
+
+
+@functools.cache
+def volume_group() -> None:
+    """See to it that the storage guest has one for Cinder."""
+    shared()['storage'].call('tests.kernel.lvm:prepare', GROUP_MIB)
 
 
 class RigTestCase(testtools.TestCase):

@@ -101,7 +101,7 @@ target_secondary_ip_addresses = {','.join(addresses[1:])}
 """)
 
 
-def _driver() -> lvm.LVMVolumeDriver:
+def driver() -> lvm.LVMVolumeDriver:
     cfg.CONF(['--config-file', str(CONF)], project='cinder')
     objects.register_all()
     privsep.sys_admin_pctxt.start(priv_context.Method.FORK)
@@ -137,31 +137,31 @@ def attach(volume_id: str, connector: dict[str, Any]) -> dict[str, Any]:
     :returns: ``volume`` for ``detach``, ``info`` (connection_info), and
         ``path`` of the logical volume
     """
-    driver = _driver()
+    made = driver()
     admin = context.get_admin_context()
     volume = _volume({'id': volume_id, 'size': 1,
                       'host': 'storage@lvm#lvm', 'provider_location': None,
                       'provider_auth': None})
-    driver.create_volume(volume)
-    driver.validate_connector(connector)
-    for name, value in driver.create_export(admin, volume,
+    made.create_volume(volume)
+    made.validate_connector(connector)
+    for name, value in made.create_export(admin, volume,
                                             connector).items():
         setattr(volume, name, value)
-    info = driver.initialize_connection(volume, connector)
+    info = made.initialize_connection(volume, connector)
     return {'volume': {name: getattr(volume, name) for name in FIELDS},
-            'info': info, 'path': driver.local_path(volume)}
+            'info': info, 'path': made.local_path(volume)}
 
 
 def connection(fields: dict[str, Any],
                connector: dict[str, Any]) -> dict[str, Any]:
     """The connection_info of a volume that is exported already."""
-    return _driver().initialize_connection(_volume(fields), connector)
+    return driver().initialize_connection(_volume(fields), connector)
 
 
 def detach(fields: dict[str, Any], connector: dict[str, Any]) -> None:
     """Remove the export and the volume."""
-    driver = _driver()
+    made = driver()
     volume = _volume(fields)
-    driver.terminate_connection(volume, connector)
-    driver.remove_export(context.get_admin_context(), volume)
-    driver.delete_volume(volume)
+    made.terminate_connection(volume, connector)
+    made.remove_export(context.get_admin_context(), volume)
+    made.delete_volume(volume)

@@ -16,8 +16,6 @@ import uuid
 
 from tests.kernel import base
 
-#: A volume has 1 GiB, and a failed test leaves its own.
-GROUP_MIB = 3200
 #: Each of Cinder's commands is a Python of its own, on an emulated CPU.
 SLOW_S = 240.0
 IPV6 = 'fd77::'
@@ -25,13 +23,9 @@ IPV6 = 'fd77::'
 
 class TestLvm(base.RigTestCase):
 
-    prepared = False
-
     def setUp(self) -> None:
         super().setUp()
-        if not TestLvm.prepared:
-            self.cinder('prepare', GROUP_MIB)
-            TestLvm.prepared = True
+        base.volume_group()
 
     def cinder(self, function: str, *args: Any) -> Any:
         return self.storage.call(f'tests.kernel.lvm:{function}', *args,

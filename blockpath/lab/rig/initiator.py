@@ -86,6 +86,11 @@ def disconnect(data: dict[str, Any], device: dict[str, Any] | None,
         data, device, force=device is None)
 
 
+def extend(data: dict[str, Any], multipath: bool = False) -> int:
+    """The bytes that a connected volume has, after looking anew."""
+    return _connector('ISCSI', multipath).extend_volume(data)
+
+
 def cycle(volumes: list[dict[str, Any]], seed: int,
           mib: int) -> dict[str, Any]:
     """Attach volumes with multipathing, write and read them, detach them.

@@ -20,8 +20,9 @@ PYTHON = (3, 11)
 KERNEL = 'linux-image-amd64'
 PACKAGES = (
     'dbus', 'ibverbs-providers', 'ibverbs-utils', 'iproute2', 'iputils-ping',
-    'kmod', 'lvm2', 'multipath-tools', 'nftables', 'open-iscsi', 'procps',
-    'python3', 'rdma-core', 'sg3-utils', 'sudo', 'systemd-sysv',
+    'kmod', 'libiscsi-bin', 'lsscsi', 'lvm2', 'multipath-tools',
+    'nftables', 'open-iscsi', 'procps', 'python3', 'qemu-block-extra',
+    'qemu-utils', 'rdma-core', 'sg3-utils', 'sudo', 'systemd-sysv',
     'targetcli-fb', 'tgt', 'udev')
 #: Loaded to reach the root file system, with what they depend on.
 BOOT_MODULES = ('virtio_pci', 'virtio_blk', 'ext4')

@@ -211,6 +211,12 @@ def resize_unit(tid: int, lun: int, path: str) -> None:
         _state(tid, 'ready')
 
 
+@cinder.privsep.sys_admin_pctxt.entrypoint
+def connections(tid: int) -> int:
+    """How many connections initiators have to a target."""
+    return len(_CONNECTION.findall(_request('show', 'connection', tid=tid)))
+
+
 def _state(tid: int, state: str) -> None:
     _request('update', 'target', f'state={state}', tid=tid)
 

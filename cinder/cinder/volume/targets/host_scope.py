@@ -35,9 +35,9 @@ from cinder import exception
 from cinder.i18n import _
 from cinder import objects
 from cinder.volume.targets import host_targets
-from cinder.volume.targets import iscsi_portals
+from cinder.volume.targets import iscsi
+from cinder.volume.targets import lio_hosts
 from cinder.volume.targets import tgt_hosts
-from cinder.volume.targets import tgt_portals
 
 LOG = logging.getLogger(__name__)
 
@@ -49,13 +49,15 @@ OPTS = [
                               'for all hosts'),
                    ('host', 'each host has a target with the volumes that '
                             'are attached to it, and an account of its own. '
-                            'Needs the tgtadm target helper'),
+                            'Needs the tgtadm or lioadm helper'),
                ],
                help='What an iSCSI target of the LVM driver is for. Volumes '
                     'that are attached stay as they are until they are '
                     'detached.'),
 ]
 
+#: What serves the targets, by the target helper.
+_DAEMONS = {'lioadm': lio_hosts.Lio, 'tgtadm': tgt_hosts.Tgtd}
 #: provider_location of a volume that is shown to hosts one by one.
 _MARK = 'host-scope '
 #: RFC 7143, 4.2.7.2 and .3: what an initiator may be called.
@@ -80,7 +82,7 @@ def scoped(target: Any, configuration: Any, backend: str) -> Any:
         # It would be ignored: hosts would take for stable what is not.
         raise exception.InvalidConfigurationValue(
             option='iscsi_write_cache', value=_('off (with target_scope)'))
-    if helper == 'tgtadm' and target.iscsi_protocol == 'iscsi':
+    if helper in _DAEMONS and target.iscsi_protocol == 'iscsi':
         return ScopedTarget(target, configuration, backend, wanted)
     if wanted:
         raise exception.InvalidConfigurationValue(
@@ -101,9 +103,10 @@ class ScopedTarget:
         self._restored = False
         #: when a volume's name was last told to an initiator
         self._told: dict[tuple[str, str], float] = {}
-        flags = configuration.safe_get('iscsi_target_flags')
+        self._daemon = _DAEMONS[configuration.safe_get('target_helper')](
+            configuration)
         self.targets = host_targets.HostTargets(
-            tgt_hosts.Tgtd(flags),
+            self._daemon,
             os.path.join(configuration.safe_get('volumes_dir'), 'hosts',
                          f'{backend}.json'),
             configuration.safe_get('target_prefix'), backend)
@@ -181,7 +184,9 @@ class ScopedTarget:
         told = collections.ChainMap({
             'provider_location': location,
             'provider_auth': f'CHAP {host.user} {host.password}'}, volume)
-        return self._by_volume.initialize_connection(told, connector)
+        # Without what a helper does for its own targets.
+        return iscsi.ISCSITarget.initialize_connection(
+            self._by_volume, told, connector)
 
     def terminate_connection(self, volume: Any,
                              connector: Optional[dict[str, Any]],
@@ -224,9 +229,7 @@ class ScopedTarget:
             if not self._restored:
                 self._recall()
             if not (self._restored and self.targets.complete()):
-                tgt_portals.listen(
-                    iscsi_portals.addresses(self._configuration),
-                    self._configuration.target_port)
+                self._daemon.listen()
                 self.targets.restore()
                 self._restored = True
             yield self.targets

@@ -58,6 +58,9 @@ class Daemon(Protocol):
 
     FIRST_LUN: int
 
+    def listen(self) -> None:
+        """See to it that the portals are served."""
+
     def iqns(self) -> set[str]:
         """The targets there are."""
 

@@ -15,15 +15,21 @@ from collections.abc import Callable
 import re
 import time
 from typing import Any
-from typing import Optional
+
+from oslo_log import log as logging
 
 from cinder import exception
 from cinder.i18n import _
 from cinder.privsep.targets import tgt_control
 from cinder import utils
 from cinder.volume.targets import host_targets
+from cinder.volume.targets import iscsi_portals
+from cinder.volume.targets import tgt_portals
 
-#: tgtd keeps a unit or a target for a moment after its initiator has left.
+LOG = logging.getLogger(__name__)
+
+#: tgtd keeps a unit or a target for a moment after its initiator has left, and
+#: initiators do not come back at once.
 _PATIENCE_S = 10.0
 _IN_USE = (tgt_control.TARGET_ACTIVE, tgt_control.UNIT_ACTIVE)
 _TARGET = re.compile(r'Target \d+: (\S+)')
@@ -33,16 +39,18 @@ _PATH = re.compile(r' +Backing store path: (\S.*)')
 
 
 class Tgtd:
-    """The targets of hosts on this host's tgtd.
-
-    :param flags: of ``iscsi_target_flags``, how volumes are opened
-    """
+    """The targets of hosts on this host's tgtd."""
 
     #: LUN 0 is tgtd's own.
     FIRST_LUN = 1
 
-    def __init__(self, flags: Optional[str] = None) -> None:
-        self._flags = flags or None
+    def __init__(self, configuration: Any) -> None:
+        self._configuration = configuration
+        self._flags = configuration.safe_get('iscsi_target_flags') or None
+
+    def listen(self) -> None:
+        tgt_portals.listen(iscsi_portals.addresses(self._configuration),
+                           self._configuration.target_port)
 
     def iqns(self) -> set[str]:
         return set(tgt_control.tids())
@@ -120,7 +128,21 @@ class Tgtd:
                     tid, lun)
 
     def resize(self, iqn: str, lun: int, path: str) -> None:
-        tgt_control.resize_unit(self._tid(iqn), lun, path)
+        """Also wait for the initiators, whose sessions end with that.
+
+        They are told to look at the size next.
+        """
+        tid = self._tid(iqn)
+        before = tgt_control.connections(tid)
+        tgt_control.resize_unit(tid, lun, path)
+        deadline = time.monotonic() + _PATIENCE_S
+        while tgt_control.connections(tid) < before:
+            if time.monotonic() > deadline:
+                LOG.warning('Some initiators have not come back to %s since '
+                            'a volume was extended. They have to look for '
+                            'its size then.', iqn)
+                break
+            time.sleep(0.1)
 
     def _tid(self, iqn: str) -> int:
         # Another target may have the number that this one had before.

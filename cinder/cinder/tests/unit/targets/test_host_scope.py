@@ -28,6 +28,7 @@ from cinder.volume import driver
 from cinder.volume.drivers import lvm
 from cinder.volume.targets import host_scope
 from cinder.volume.targets import host_targets
+from cinder.volume.targets import lio
 from cinder.volume.targets import tgt
 
 BACKEND = 'storage@lvm'
@@ -54,11 +55,15 @@ class Daemon:
         self.targets = {}
         self.absent = set()
         self.steps = 0
+        self.listens = 0
         self.kill_at = None
 
-    def opening(self, flags):
-        self.flags = flags
+    def made(self, configuration):
+        self.configuration = configuration
         return self
+
+    def listen(self):
+        self.listens += 1
 
     def _step(self, change):
         self.steps += 1
@@ -110,10 +115,9 @@ class HostScopeTestCase(test.TestCase):
         self.context = context.get_admin_context()
         self.folder = self.useFixture(fixtures.TempDir()).path
         self.daemon = Daemon()
-        self.mock_object(host_scope.tgt_hosts, 'Tgtd', self.daemon.opening)
-        self.listens = []
-        self.mock_object(host_scope.tgt_portals, 'listen',
-                         lambda *args: self.listens.append(args))
+        self.useFixture(fixtures.MockPatch(
+            'cinder.volume.targets.host_scope._DAEMONS',
+            {'tgtadm': self.daemon.made, 'lioadm': self.daemon.made}))
         self.exports = {}
         self.mock_object(tgt.TgtAdm, 'create_iscsi_target', self._export)
         self.mock_object(tgt.TgtAdm, 'remove_iscsi_target', self._unexport)
@@ -378,9 +382,10 @@ class MapTestCase(HostScopeTestCase):
             other).connection_info['target_lun'])
 
     def test_listens(self):
-        self.connect(self.volume(), LEFT)
-        self.assertEqual([(['192.0.2.1', '2001:db8::1'], 3260)],
-                         self.listens)
+        for _ in range(2):
+            self.connect(self.volume(), LEFT)
+        self.assertIs(self.options, self.daemon.configuration)
+        self.assertEqual(1, self.daemon.listens)
 
     def test_extended(self):
         volume = self.volume()
@@ -421,9 +426,22 @@ class MapTestCase(HostScopeTestCase):
         self.ensure(volume)
         self.assertEqual({1: self.path(volume)}, self.shown())
 
-    def test_how_files_are_opened(self):
-        self.begin(iscsi_target_flags='direct')
-        self.assertEqual('direct', self.daemon.flags)
+    def test_lio(self):
+        """Without what LioAdm does, with passwords, for its own targets."""
+        self.mock_object(lio.LioAdm, '_verify_rtstool')
+        run = self.mock_object(lio.LioAdm, '_execute')
+        self.begin(target_helper='lioadm')
+        self.target = host_scope.scoped(
+            lio.LioAdm(configuration=self.options), self.options, BACKEND)
+        volume = self.volume()
+        attachment = self.attach(volume, multipath=True)
+        told = attachment.connection_info
+        self.assertEqual({told['target_lun']: self.path(volume)},
+                         self.shown())
+        self.assertEqual(2, len(told['target_portals']))
+        self.detach(volume, attachment)
+        self.assertIsNone(self.shown())
+        run.assert_not_called()
 
     def test_writes_through(self):
         """What is not done is not accepted."""

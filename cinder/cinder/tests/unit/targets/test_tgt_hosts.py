@@ -11,6 +11,7 @@
 #    under the License.
 """The targets of hosts on a tgtd, of which the test has the other end."""
 
+import itertools
 import os
 import socketserver
 import threading
@@ -25,6 +26,7 @@ from cinder.privsep.targets import tgt_control
 from cinder.tests.unit import test
 from cinder.volume.targets import host_targets
 from cinder.volume.targets import tgt_hosts
+from cinder.volume.targets import tgt_portals
 
 IQN = 'iqn.2010-10.org.example:host-1'
 INITIATOR = 'iqn.1994-05.org.example:left'
@@ -170,10 +172,13 @@ class TgtHostsTestCase(test.TestCase):
         path = os.path.join(self.useFixture(fixtures.TempDir()).path, 'tgt')
         self.useFixture(fixtures.EnvironmentVariable('TGT_IPC_SOCKET', path))
         self.mock_object(privsep.sys_admin_pctxt, 'client_mode', False)
-        self.mock_object(tgt_hosts.time, 'sleep')
+        self.sleep = self.mock_object(tgt_hosts.time, 'sleep')
         self.tgtd = Tgtd(path + '.0')
         self.addCleanup(self.tgtd.stop)
-        self.hosts = tgt_hosts.Tgtd('direct')
+        self.hosts = tgt_hosts.Tgtd(mock.Mock(
+            safe_get={'iscsi_target_flags': 'direct'}.get,
+            target_ip_address='192.0.2.1', target_port=3260,
+            target_secondary_ip_addresses=['2001:db8::1']))
 
     def add_target(self, iqn=IQN, user='left'):
         self.hosts.add_target(iqn)
@@ -215,15 +220,28 @@ class TgtHostsTestCase(test.TestCase):
         self.add_lun(3, '/dev/vg/a')
         target = self.tgtd.targets[1]
         target['sessions'] = [5, 7]
+        # The initiators come back one after another, and are waited for.
+        self.sleep.side_effect = lambda seconds: target['sessions'].append(
+            len(target['sessions']))
         self.hosts.resize(IQN, 3, '/dev/vg/b')
-        self.assertEqual(([], 'ready'), (target['sessions'],
-                                         target['state']))
+        self.assertEqual(([0, 1], 'ready'), (target['sessions'],
+                                             target['state']))
         self.assertEqual(('/dev/vg/b', '1'), (
             target['units'][3]['path'], target['units'][3]['online']))
         self.tgtd.fail(UPDATE, UNIT, 1)
         self.assertRaises(tgt_control.TgtdError, self.hosts.resize, IQN, 3,
                           '/dev/vg/b')
         self.assertEqual('ready', target['state'])
+
+    def test_resized_and_left(self):
+        """An initiator that does not come back is not waited for for ever."""
+        self.add_target()
+        self.add_lun(3, '/dev/vg/a')
+        self.tgtd.targets[1]['sessions'] = [5]
+        now = itertools.count()
+        self.mock_object(tgt_hosts.time, 'monotonic', lambda: next(now))
+        self.hosts.resize(IQN, 3, '/dev/vg/b')
+        self.assertEqual([], self.tgtd.targets[1]['sessions'])
 
     def test_other_targets(self):
         """Numbers are free for whoever comes first."""
@@ -254,6 +272,11 @@ class TgtHostsTestCase(test.TestCase):
                              lambda: self.add_lun(1, '/dev/vg/a'),
                              lambda: self.hosts.remove_lun(IQN, 1)):
                     self.assertRaises(ValueError, call)
+
+    def test_listen(self):
+        with mock.patch.object(tgt_portals, 'listen') as listen:
+            self.hosts.listen()
+        listen.assert_called_once_with(['192.0.2.1', '2001:db8::1'], 3260)
 
     def test_odd_names(self):
         """What ends a line elsewhere does not here; what is no text may be."""

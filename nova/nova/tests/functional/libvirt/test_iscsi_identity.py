@@ -44,7 +44,7 @@ class AnotherVolumeTestCase(test_iscsi_initiator.DifferentTargets):
     def test_another(self):
         self.names[1] = 'naa.2'
         self._migrate('failed')
-        self.assertIn('the source has naa.1, this host naa.2',
+        self.assertIn('there naa.1, here naa.2',
                       self.stdlog.logger.output)
         self.assertIsNone(self._secret(self.dest))
         self.assertEqual('s3cr3t0', self._secret(self.src)._value)

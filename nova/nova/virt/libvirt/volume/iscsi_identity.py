@@ -96,9 +96,8 @@ def check(migrate_data: ty.Any, mapping: ty.Iterable) -> None:
         why = _difference(set(theirs[serial]), names)
         if why:
             raise exception.MigrationPreCheckError(reason=_(
-                'volume %(volume)s is not known to be the same on this host: '
-                '%(why)s. If the storage names a volume differently on each '
-                'path, set [libvirt]iscsi_check_identity = false') %
+                'volume %(volume)s is not known to be the source\'s (see '
+                '[libvirt]iscsi_check_identity): %(why)s') %
                 {'volume': serial, 'why': why})
 
 
@@ -110,7 +109,7 @@ def _difference(theirs: set[str], ours: set[str] | Unknown) -> str | None:
         there, here = (_of_kind(names, kind) for names in (theirs, ours))
         if there and here:
             return None if there & here else _(
-                'the source has %(there)s, this host %(here)s') % {
+                'there %(there)s, here %(here)s') % {
                     'there': ', '.join(sorted(there)),
                     'here': ', '.join(sorted(here))}
     return _('the hosts see no names of one kind')

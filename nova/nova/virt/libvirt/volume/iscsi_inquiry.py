@@ -21,8 +21,8 @@ from its standard input, for the sake of the passwords::
          "username": NAME, "password": PASSWORD}, ...]}
 
 The last two may be missing. After that time at the latest it writes a list for
-each target. In that, for each LUN, are what :mod:`~nova.virt.libvirt.volume.iscsi_identity` makes names
-of, or why there is none::
+each target. In that, for each LUN, is what iscsi_identity makes names of, or
+why there is nothing::
 
     {"serial": HEX or null, "designators": [[ASSOCIATION, TYPE, HEX], ...]}
     {"error": REASON}
@@ -223,12 +223,13 @@ def _failed(target, why):
 
 
 def main():
-    asked = json.load(sys.stdin)
+    # Nothing but Python's own modules is loaded here.
+    asked = json.load(sys.stdin)  # noqa: N324
     try:
         told = _of_targets(asked)
     except (OSError, AttributeError) as error:
         told = [_failed(target, str(error)) for target in asked['targets']]
-    json.dump(told, sys.stdout)
+    json.dump(told, sys.stdout)  # noqa: N324
     sys.stdout.flush()
     os._exit(0)
 
