@@ -173,9 +173,9 @@ class TestHostScope(base.RigTestCase):
         """What Nova's program says of a volume."""
         [[answer]] = json.loads(self.initiator.run(
             '/usr/bin/python3', '-I', '-S', iscsi_inquiry.__file__,
-            stdin=json.dumps({'initiator': RIGHT, 'deadline': 60, 'targets': [
+            stdin=json.dumps({'deadline': 60, 'targets': [
                 {'portal': told['target_portal'], 'iqn': told['target_iqn'],
-                 'luns': [told['target_lun']],
+                 'initiator': RIGHT, 'luns': [told['target_lun']],
                  'username': told['auth_username'],
                  'password': told['auth_password']}]})))
         return answer

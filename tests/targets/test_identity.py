@@ -56,9 +56,15 @@ class IdentityTestCase(test_host_scope.HostScopeTestCase):
                 'portal': [address, int(port)],
                 'target': told['target_iqn'], 'lun': told['target_lun']}}}}
 
-    def known(self) -> dict[str, list[str]]:
-        return iscsi_identity.known({'block_device_mapping': [
-            self.bdm(volume, LEFT) for volume in self.volumes]})
+    def known(self, *bdms: dict[str, Any]) -> dict[str, list[str]]:
+        """What a source that has these volumes connected tells."""
+        bdms = bdms or tuple(self.bdm(volume, LEFT)
+                             for volume in self.volumes)
+        found = iscsi_identity._names(
+            iscsi_identity._volumes(bdms),
+            lambda _serial, info: iscsi_identity._connected(info))
+        return {volume: sorted(names) for volume, names in found.items()
+                if isinstance(names, set)}
 
     def check(self, *bdms: dict[str, Any]) -> None:
         iscsi_identity.check(migrate_data.LibvirtLiveMigrateData(
@@ -103,9 +109,9 @@ class IdentityTestCase(test_host_scope.HostScopeTestCase):
         portal = f'127.0.0.1:{hung.getsockname()[1]}'
         one, other = self.volumes[:2]
         began = time.monotonic()
-        names = iscsi_identity.known({'block_device_mapping': [
+        names = self.known(
             self.bdm(one, LEFT, self.told[one, LEFT] |
-                     {'target_portal': portal}), self.bdm(other, LEFT)]})
+                     {'target_portal': portal}), self.bdm(other, LEFT))
         self.assertLess(time.monotonic() - began, 30)
         self.assertEqual({other}, set(names))
         left = [path for path in pathlib.Path('/proc').glob('[0-9]*/cmdline')

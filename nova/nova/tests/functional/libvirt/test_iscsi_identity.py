@@ -30,7 +30,7 @@ class AnotherVolumeTestCase(test_iscsi_initiator.DifferentTargets):
         self.useFixture(fixtures.MockPatch(
             'nova.virt.libvirt.volume.iscsi_identity._ask', self._ask))
 
-    def _ask(self, initiator, targets):
+    def _ask(self, targets):
         return {serial: {self.names[lun]} for luns in targets.values()
                 for serial, lun in luns.items()}
 

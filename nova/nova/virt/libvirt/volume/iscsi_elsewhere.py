@@ -125,14 +125,27 @@ def _targets(data: dict[str, ty.Any]) -> list[tuple]:
 
 def _own_path(host: libvirt_host.Host, instance: objects.Instance,
               volume_id: str) -> str | None:
+    disk = disk_of(filter(_is_device, guest_disks(host, instance)), volume_id)
+    return disk.source_path if disk else None
+
+
+def guest_disks(host: libvirt_host.Host, instance: objects.Instance
+                ) -> list[vconfig.LibvirtConfigGuestDisk]:
+    """The disks of an instance's domain on this host, if it has one."""
     try:
-        disks = host.get_guest(instance).get_all_disks()
+        return host.get_guest(instance).get_all_disks()
     except (exception.InstanceNotFound, exception.InternalError):
-        return None
+        return []
+
+
+def disk_of(disks: ty.Iterable[vconfig.LibvirtConfigGuestDisk],
+            volume_id: str) -> vconfig.LibvirtConfigGuestDisk | None:
+    """That of the disks which is a volume, or None."""
+    disks = list(disks)
     for is_same in (_has_serial, _has_alias):
         for disk in disks:
-            if _is_device(disk) and is_same(disk, volume_id):
-                return disk.source_path
+            if is_same(disk, volume_id):
+                return disk
     return None
 
 

@@ -20,6 +20,7 @@ it sees, and the destination compares them with what it has connected.
 """
 
 import collections
+import dataclasses
 import re
 import sys
 import typing as ty
@@ -31,6 +32,9 @@ from oslo_serialization import jsonutils
 import nova.conf
 from nova import exception
 from nova.i18n import _
+from nova import objects
+from nova.virt.libvirt import config as vconfig
+from nova.virt.libvirt import host as libvirt_host
 from nova.virt.libvirt.volume import iscsi_connection
 from nova.virt.libvirt.volume import iscsi_elsewhere
 from nova.virt.libvirt.volume import iscsi_initiator
@@ -57,22 +61,30 @@ class Unknown(Exception):
     """The names of a volume can not be had."""
 
 
-def known(block_device_info: dict[str, ty.Any] | None
+def known(host: libvirt_host.Host, instance: objects.Instance,
+          block_device_info: dict[str, ty.Any] | None
           ) -> dict[str, list[str]]:
     """The names of an instance's iSCSI volumes that this host sees.
 
-    :param block_device_info: of a guest that runs here
+    They are of what the guest has: block_device_info may tell of devices that
+    had other names before this host was booted.
+
+    :param instance: runs here
     :returns: the names, as ``naa.6001405...``, by the volumes' serials; of a
         volume of which none can be had, nothing
     """
-    if not CONF.libvirt.iscsi_check_identity:
+    volumes = _volumes((block_device_info or {}).get(
+        'block_device_mapping') or [])
+    if not CONF.libvirt.iscsi_check_identity or not volumes:
         return {}
+    disks = iscsi_elsewhere.guest_disks(host, instance)
     found = {}
-    for serial, names in _names(_mapping(block_device_info)).items():
+    for serial, names in _names(volumes, lambda serial, _info: _in_guest(
+            iscsi_elsewhere.disk_of(disks, serial))).items():
         if isinstance(names, Unknown):
             LOG.warning('Whether volume %(volume)s is the same on another '
                         'host will not be known: %(why)s',
-                        {'volume': serial, 'why': names})
+                        {'volume': serial, 'why': names}, instance=instance)
         else:
             found[serial] = sorted(names)
     return found
@@ -90,9 +102,10 @@ def check(migrate_data: ty.Any, mapping: ty.Iterable) -> None:
             'src_volume_identities' not in migrate_data):
         return
     theirs = migrate_data.src_volume_identities
+    ours = {serial: info for serial, info in _volumes(mapping).items()
+            if serial in theirs}
     for serial, names in _names(
-            bdm for bdm in mapping
-            if bdm['connection_info'].get('serial') in theirs).items():
+            ours, lambda _serial, info: _connected(info)).items():
         why = _difference(set(theirs[serial]), names)
         if why:
             raise exception.MigrationPreCheckError(reason=_(
@@ -119,31 +132,85 @@ def _of_kind(names: set[str], kind: str) -> set[str]:
     return {name for name in names if name.startswith(f'{kind}.')}
 
 
-def _mapping(block_device_info: dict[str, ty.Any] | None) -> list:
-    return (block_device_info or {}).get('block_device_mapping') or []
+def _volumes(mapping: ty.Iterable) -> dict[str, dict[str, ty.Any]]:
+    """The iSCSI volumes' connection_info by their serials."""
+    infos = [bdm['connection_info'] or {} for bdm in mapping]
+    return {info['serial']: info for info in infos
+            if info.get('serial') and
+            info.get('driver_volume_type') == 'iscsi'}
 
 
-def _names(mapping: ty.Iterable) -> dict[str, set[str] | Unknown]:
-    """The names of iSCSI volumes by their serials, or why there are none."""
+@dataclasses.dataclass(frozen=True)
+class _Login:
+    """How QEMU's initiator reaches a volume."""
+
+    path: iscsi_connection.Path
+    initiator: str
+
+
+def _in_guest(disk: vconfig.LibvirtConfigGuestDisk | None) -> str | _Login:
+    """Where a guest that runs here has a volume: a device, or a login.
+
+    :raises: Unknown
+    """
+    if disk is None:
+        raise Unknown(_('the guest has no disk that is known to be it'))
+    if disk.source_type == 'block' and disk.source_path:
+        return disk.source_path
+    if disk.source_type == 'network' and disk.source_protocol == 'iscsi':
+        target, _slash, lun = disk.source_name.rpartition('/')
+        return _Login(iscsi_connection.Path(
+            disk.source_hosts[0], int(disk.source_ports[0]), target,
+            int(lun)), disk.initiator_iqn)
+    raise Unknown(_('its disk in the guest is of type %s') %
+                  disk.source_type)
+
+
+def _connected(info: dict[str, ty.Any]) -> str | _Login:
+    """Where this host has connected a volume.
+
+    :raises: Unknown
+    """
+    data = info['data']
+    if (iscsi_initiator.driver_type(info) !=
+            iscsi_initiator.QEMU_DRIVER_TYPE):
+        return data.get('device_path') or ''
+    choice = data[iscsi_initiator.CHOICE]
+    if 'target' not in choice:
+        raise Unknown(_('it has not been connected'))
+    host, port = choice['portal']
+    return _Login(iscsi_connection.Path(host, port, choice['target'],
+                                        choice['lun']), choice['iqn'])
+
+
+def _names(volumes: dict[str, dict[str, ty.Any]],
+           find: ty.Callable[[str, dict[str, ty.Any]], str | _Login]
+           ) -> dict[str, set[str] | Unknown]:
+    """The names of volumes by their serials, or why there are none.
+
+    :param find: given a serial and a connection_info, where to look
+    """
     found: dict[str, set[str] | Unknown] = {}
-    by_qemu = {}
-    for bdm in mapping:
-        info = bdm['connection_info']
-        serial = info.get('serial')
-        if not serial or info.get('driver_volume_type') != 'iscsi':
-            continue
-        if (iscsi_initiator.driver_type(info) ==
-                iscsi_initiator.QEMU_DRIVER_TYPE):
-            by_qemu[serial] = info['data']
-        else:
-            try:
-                found[serial] = _of_device(info['data'].get('device_path'))
-            except Unknown as why:
-                found[serial] = why
-    return found | _of_luns(by_qemu)
+    targets = collections.defaultdict(dict)
+    for serial, info in volumes.items():
+        try:
+            where = find(serial, info)
+            if isinstance(where, _Login):
+                key = (where.path.portal, where.path.iqn, where.initiator,
+                       iscsi_connection.parse(info['data']).chap)
+                targets[key][serial] = where.path.lun
+            else:
+                found[serial] = _of_device(where)
+        except Unknown as why:
+            found[serial] = why
+        except exception.InvalidISCSIConnection as error:
+            found[serial] = Unknown(str(error))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            found[serial] = Unknown(_('incomplete: %r') % error)
+    return found | (_ask(targets) if targets else {})
 
 
-def _of_device(path: str | None) -> set[str]:
+def _of_device(path: str) -> set[str]:
     """The names of what is behind a device of this host.
 
     The kernel read them when it found the device.
@@ -181,52 +248,24 @@ def _designators(page: bytes) -> ty.Iterator[tuple[int, int, bytes]]:
         rest = rest[end:]
 
 
-def _of_luns(volumes: dict[str, dict[str, ty.Any]]
-             ) -> dict[str, set[str] | Unknown]:
-    """The names of volumes that QEMU's initiator has connected, or is to.
-
-    :param volumes: their connections' ``data`` by their serials
-    """
-    targets = collections.defaultdict(dict)
-    initiator = None
-    found: dict[str, set[str] | Unknown] = {}
-    for serial, data in volumes.items():
-        choice = data[iscsi_initiator.CHOICE]
-        try:
-            chap = iscsi_connection.parse(data).chap
-        except exception.InvalidISCSIConnection as error:
-            found[serial] = Unknown(str(error))
-            continue
-        if 'target' not in choice:
-            found[serial] = Unknown(_('it has not been connected'))
-            continue
-        initiator = choice['iqn']
-        host, port = choice['portal']
-        path = iscsi_connection.Path(host, port, choice['target'],
-                                     choice['lun'])
-        targets[path.portal, path.iqn, chap][serial] = path.lun
-    if targets:
-        found |= _ask(initiator, targets)
-    return found
-
-
-def _ask(initiator: str, targets: dict[tuple, dict[str, int]]
+def _ask(targets: dict[tuple, dict[str, int]]
          ) -> dict[str, set[str] | Unknown]:
     """Log in to each target once, and ask its LUNs.
 
-    :param targets: LUNs by volumes' serials, by portal, IQN and credentials
+    :param targets: LUNs by volumes' serials, by portal, IQN, initiator's name
+        and credentials
     """
-    asked = [{'portal': portal, 'iqn': iqn, 'luns': list(luns.values())} |
+    asked = [{'portal': portal, 'iqn': iqn, 'initiator': initiator,
+              'luns': list(luns.values())} |
              ({'username': chap.username, 'password': chap.password}
               if chap else {})
-             for (portal, iqn, chap), luns in targets.items()]
+             for (portal, iqn, initiator, chap), luns in targets.items()]
     deadline = CONF.libvirt.iscsi_probe_timeout
     try:
         # Run by its path: Nova's own modules take seconds to load.
         answers = jsonutils.loads(iscsi_probe.run(
             2 * deadline, jsonutils.dump_as_bytes(
-                {'initiator': initiator, 'deadline': deadline,
-                 'targets': asked}),
+                {'deadline': deadline, 'targets': asked}),
             sys.executable, '-I', '-S', iscsi_inquiry.__file__))
     except (processutils.ProcessExecutionError, OSError,
             ValueError) as error:

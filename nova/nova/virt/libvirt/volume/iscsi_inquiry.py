@@ -16,9 +16,9 @@ libiscsi, which QEMU's initiator is made of, can not be stopped while it waits
 for a portal, so it is used in a process that can. That one reads what to ask
 from its standard input, for the sake of the passwords::
 
-    {"initiator": NAME, "deadline": SECONDS, "targets": [
-        {"portal": ADDRESS:PORT, "iqn": NAME, "luns": [NUMBER, ...],
-         "username": NAME, "password": PASSWORD}, ...]}
+    {"deadline": SECONDS, "targets": [
+        {"portal": ADDRESS:PORT, "iqn": NAME, "initiator": NAME,
+         "luns": [NUMBER, ...], "username": NAME, "password": PASSWORD}, ...]}
 
 The last two may be missing. After that time at the latest it writes a list for
 each target. In that, for each LUN, is what iscsi_identity makes names of, or
@@ -186,8 +186,8 @@ def _designators(shown):
     return found
 
 
-def _of_target(library, initiator, target):
-    session = _Session(library, initiator)
+def _of_target(library, target):
+    session = _Session(library, target['initiator'])
     try:
         session.login(target)
         found = [_of_lun(session, lun) for lun in target['luns']]
@@ -210,7 +210,7 @@ def _of_targets(asked):
     library = _library()
     # No thread holds up another, nor, at the end, this program.
     executor = concurrent.futures.ThreadPoolExecutor(_AT_ONCE)
-    futures = [executor.submit(_of_target, library, asked['initiator'], target)
+    futures = [executor.submit(_of_target, library, target)
                for target in asked['targets']]
     concurrent.futures.wait(futures, asked['deadline'])
     return [future.result() if future.done() else

@@ -24,6 +24,7 @@ from oslo_utils.fixture import uuidsentinel as uuids
 from nova import exception
 from nova import objects
 from nova import test
+from nova.virt.libvirt import config as vconfig
 from nova.virt.libvirt.volume import iscsi_identity
 
 MODULE = 'nova.virt.libvirt.volume.iscsi_identity'
@@ -59,6 +60,23 @@ def by_qemu(serial, target='iqn.2026-01.x:a', lun=1, port=1, **data):
         'driver_volume_type': 'iscsi', 'serial': serial, 'data': data}}
 
 
+def in_guest(bdm):
+    """The disk of a guest that has the volume as it is connected."""
+    data = bdm['connection_info']['data']
+    disk = vconfig.LibvirtConfigGuestDisk()
+    disk.serial = bdm['connection_info']['serial']
+    if 'nova_initiator' in data:
+        choice = data['nova_initiator']
+        disk.source_type, disk.source_protocol = 'network', 'iscsi'
+        disk.source_name = f"{choice['target']}/{choice['lun']}"
+        disk.source_hosts = [choice['portal'][0]]
+        disk.source_ports = [str(choice['portal'][1])]
+        disk.initiator_iqn = choice['iqn']
+    else:
+        disk.source_type, disk.source_path = 'block', data['device_path']
+    return disk
+
+
 class Sysfs(fixtures.Fixture):
     """SCSI disks of a host, and what is made of them."""
 
@@ -90,8 +108,12 @@ class IdentityTestCase(test.NoDBTestCase):
                    iscsi_probe_timeout=30, group='libvirt')
         self.sysfs = self.useFixture(Sysfs())
 
-    def known(self, *mapping):
-        return iscsi_identity.known({'block_device_mapping': mapping})
+    def known(self, *mapping, disks=None):
+        host = mock.Mock()
+        host.get_guest.return_value.get_all_disks.return_value = (
+            list(map(in_guest, mapping)) if disks is None else disks)
+        return iscsi_identity.known(host, mock.sentinel.instance,
+                                    {'block_device_mapping': mapping})
 
 
 @ddt.ddt
@@ -135,11 +157,33 @@ class KnownTestCase(IdentityTestCase):
         for names in self.known(by_host(uuids.a)).values():
             self.assertEqual(shorter, set(names))
 
+    def test_what_the_guest_has(self):
+        """Devices have other names after a reboot of the host."""
+        self.sysfs.disk('sda', pg83=page83((0, 3, OTHER)))
+        self.sysfs.disk('sdb', pg83=page83((0, 3, NAA)))
+        found = self.known(by_host(uuids.a),
+                           disks=[in_guest(by_host(uuids.a, '/dev/sdb'))])
+        self.assertEqual({uuids.a: [f'naa.{NAA.hex()}']}, found)
+
     def test_nothing_to_look_at(self):
-        absent = by_host(uuids.b, None)
-        del absent['connection_info']['data']['device_path']
-        self.assertEqual({}, self.known(by_host(uuids.a), absent))
-        self.assertEqual({}, iscsi_identity.known(None))
+        nothing = by_host(uuids.c)
+        nothing['connection_info'] = None
+        odd = in_guest(by_qemu(uuids.b))
+        odd.source_ports = []
+        shared = vconfig.LibvirtConfigGuestDisk()
+        shared.serial, shared.source_type = uuids.d, 'file'
+        volumes = [by_host(name) for name in (uuids.a, uuids.b, uuids.d)]
+        self.assertEqual({}, self.known(*volumes, nothing,
+                                        disks=[odd, shared]))
+        for name in (uuids.a, uuids.b, uuids.d):
+            self.assertIn(name, self.stdlog.logger.output)
+        for info in (None, {}, {'block_device_mapping': None}):
+            self.assertEqual({}, iscsi_identity.known(None, None, info))
+        host = mock.Mock()
+        host.get_guest.side_effect = exception.InstanceNotFound(
+            instance_id=uuids.server)
+        self.assertEqual({}, iscsi_identity.known(
+            host, None, {'block_device_mapping': volumes}))
 
     def test_not_for_other_types(self):
         self.sysfs.disk('sda', pg83=page83((0, 3, NAA)))
@@ -191,13 +235,10 @@ class KnownTestCase(IdentityTestCase):
         with mock.patch(f'{MODULE}.iscsi_probe.run', side_effect=error):
             self.assertEqual({}, self.known(by_qemu(uuids.a)))
 
-    def test_not_connected(self):
+    def test_unusable(self):
         unusable = by_qemu(uuids.b)
         del unusable['connection_info']['data']['target_iqn']
-        bdm = by_qemu(uuids.a)
-        del bdm['connection_info']['data']['nova_initiator']['target']
-        self.assertEqual({}, self.known(bdm, unusable))
-        self.assertIn('has not been connected', self.stdlog.logger.output)
+        self.assertEqual({}, self.known(unusable))
         self.assertIn('target_iqn', self.stdlog.logger.output)
 
 
@@ -238,6 +279,30 @@ class CheckTestCase(IdentityTestCase):
         ours = {'pg83': page83((0, 1, b'IET y'), (0, 3, NAA)),
                 'pg80': page80(b'1')}
         (self.check if same else self.refused)(theirs, ours)
+
+    def test_by_qemu(self):
+        """What was connected is asked, and not what the guest has."""
+        data = objects.LibvirtLiveMigrateData(
+            src_volume_identities={uuids.a: ['naa.1'], uuids.b: ['naa.1']})
+        absent = by_qemu(uuids.b)
+        del absent['connection_info']['data']['nova_initiator']['target']
+        for bdms, names, why in (
+                ([by_qemu(uuids.a), by_qemu(uuids.c)], {'naa.1'}, None),
+                ([by_qemu(uuids.a)], {'naa.2'}, 'there naa.1, here naa.2'),
+                ([by_qemu(uuids.a), absent], {'naa.1'},
+                 'has not been connected')):
+            with mock.patch(f'{MODULE}._ask', return_value={
+                    uuids.a: names}) as ask:
+                if why:
+                    error = self.assertRaises(
+                        exception.MigrationPreCheckError,
+                        iscsi_identity.check, data, bdms)
+                    self.assertIn(why, str(error))
+                else:
+                    iscsi_identity.check(data, bdms)
+            ask.assert_called_once_with({
+                ('127.0.0.1:1', 'iqn.2026-01.x:a', 'iqn.2026-01.x:me', None):
+                {uuids.a: 1}})
 
     def test_no_name_here(self):
         self.assertIn('no names in sysfs', self.refused(['serial.1'], None))
