@@ -24,10 +24,13 @@ import os.path
 from typing import Any
 from typing import Optional
 
+from oslo_log import log as logging
 import rtslib_fb
 
 from cinder.i18n import _
 import cinder.privsep
+
+LOG = logging.getLogger(__name__)
 
 _TAG = 1
 #: What the devices are called that these functions open.
@@ -43,6 +46,8 @@ def _telling(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def wrapped(*args: Any) -> Any:
         try:
+            # What it remembers of devices is of its own making only.
+            rtslib_fb.RTSRoot().invalidate_caches()
             return call(*args)
         except (rtslib_fb.RTSLibError, OSError) as error:
             raise LioError(f'LIO: {call.__name__}: {error}')
@@ -77,11 +82,20 @@ def iqns() -> list[str]:
 @cinder.privsep.sys_admin_pctxt.entrypoint
 @_telling
 def units() -> dict[str, list[tuple[int, str, str]]]:
-    """LUN, path and serial number of each unit, by the targets' names."""
-    return {target.wwn: [
-        (lun.lun, lun.storage_object.udev_path, lun.storage_object.wwn)
-        for group in target.tpgs for lun in group.luns]
-        for target in _targets()}
+    """LUN, path and serial number of each unit, by the targets' names.
+
+    Of one that was only begun the latter are empty.
+    """
+    return {target.wwn: [_unit(lun) for group in target.tpgs
+                         for lun in group.luns] for target in _targets()}
+
+
+def _unit(lun: rtslib_fb.LUN) -> tuple[int, str, str]:
+    try:
+        device = lun.storage_object
+    except rtslib_fb.RTSLibBrokenLink:
+        return lun.lun, '', ''
+    return lun.lun, device.udev_path, device.wwn
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
@@ -109,16 +123,46 @@ def admit(iqn: str, initiator: str, user: str, password: str,
     group = _group(iqn)
     group.set_attribute('authentication', '1')
     group.set_attribute('generate_node_acls', '0')
-    for host, port in portals:
-        rtslib_fb.NetworkPortal(group, host, port)
     rule = rtslib_fb.NodeACL(group, initiator)
-    there = {mapped.mapped_lun for mapped in rule.mapped_luns}
+    for other in group.node_acls:
+        if other.node_wwn != rule.node_wwn:
+            other.delete()
+    there = _mapped(rule)
     for lun in group.luns:
         if lun.lun not in there:
             rtslib_fb.MappedLUN(rule, lun.lun, lun.lun)
     rule.chap_userid = user
     rule.chap_password = password
+    _serve(group, portals)
     group.enable = True
+
+
+def _mapped(rule: rtslib_fb.NodeACL) -> set[int]:
+    """What is shown by a rule, without what was only begun to be."""
+    there = set()
+    for mapped in rule.mapped_luns:
+        try:
+            mapped.tpg_lun
+        except rtslib_fb.RTSLibBrokenLink:
+            mapped.delete()
+        else:
+            there.add(mapped.mapped_lun)
+    return there
+
+
+def _serve(group: rtslib_fb.TPG,
+           portals: Iterable[tuple[str, int]]) -> None:
+    """One of them is enough for hosts to go on."""
+    served, why = False, None
+    for host, port in portals:
+        try:
+            rtslib_fb.NetworkPortal(group, host, port)
+            served = True
+        except rtslib_fb.RTSLibError as error:
+            LOG.warning('%s:%s is not served: %s', host, port, error)
+            why = error
+    if why and not served:
+        raise why
 
 
 @cinder.privsep.sys_admin_pctxt.entrypoint
@@ -162,6 +206,8 @@ def remove_unit(iqn: str, number: int) -> None:
 
 
 def _remove_unit(group: rtslib_fb.TPG, number: int) -> None:
+    for rule in group.node_acls:
+        _mapped(rule)
     for lun in group.luns:
         if lun.lun == number:
             lun.delete()
@@ -179,6 +225,11 @@ def close() -> None:
 
 
 def _close() -> None:
+    used = {path for target in _targets() for group in target.tpgs
+            for _lun, path, _serial in map(_unit, group.luns)}
     for device in rtslib_fb.RTSRoot().storage_objects:
-        if device.name.startswith(_PREFIX) and not any(device.attached_luns):
+        # To ask the device itself takes long: it looks at all LUNs.
+        if (device.name.startswith(_PREFIX) and
+                device.udev_path not in used and
+                not any(device.attached_luns)):
             device.delete()

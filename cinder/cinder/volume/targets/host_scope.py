@@ -228,11 +228,22 @@ class ScopedTarget:
         with self._lock:
             if not self._restored:
                 self._recall()
+            if not self._restored:
+                self._restore_by_volume()
             if not (self._restored and self.targets.complete()):
                 self._daemon.listen()
                 self.targets.restore()
                 self._restored = True
             yield self.targets
+
+    def _restore_by_volume(self) -> None:
+        """LIO's targets of volumes, which are restored if there is no target.
+
+        There would be those of hosts.
+        """
+        restore = getattr(self._by_volume, '_restore_configuration', None)
+        if restore and not self._daemon.iqns():
+            restore()
 
     def _recall(self) -> None:
         """What is to be shown to whom.

@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import tempfile
+from typing import Optional
 from typing import Protocol
 
 from oslo_log import log as logging
@@ -170,9 +171,16 @@ class HostTargets:
                 raise
 
     def complete(self) -> bool:
-        """Whether the daemon has the targets; it may have started anew."""
-        return ({host.iqn for host in self.hosts.values() if host.units} <=
-                self._daemon.iqns())
+        """Whether the daemon has all that is mapped, but for what it lacks.
+
+        It may have started anew, or been given what it had another time.
+        """
+        there = self._daemon.read()
+        return all(
+            there.get(host.iqn) == {
+                unit.lun: unit for volume, unit in host.units.items()
+                if (initiator, volume) not in self.lacking}
+            for initiator, host in self.hosts.items() if host.units)
 
     def restore(self) -> None:
         """Make the daemon's targets what they are to be.
@@ -186,18 +194,29 @@ class HostTargets:
         self.lacking = set()
         self._admitted = set()
         for initiator, host in list(self.hosts.items()):
-            units = there.get(host.iqn)
-            self._remove_strangers(host, units or {})
-            if not host.units:
-                self._remove(initiator)
-                continue
-            if units is None:
-                self._daemon.add_target(host.iqn)
-            for volume, unit in host.units.items():
-                if not units or units.get(unit.lun) != unit:
-                    self._show(initiator, volume)
-            self._admit(initiator)
+            try:
+                self._restore(initiator, host, there.get(host.iqn))
+            except Exception as error:
+                # The others are not to wait for this one. It is tried again
+                # with the next volume.
+                LOG.error('The target of %s is not restored: %s', initiator,
+                          error)
+                self.lacking |= {(initiator, volume)
+                                 for volume in host.units}
         self._save()
+
+    def _restore(self, initiator: str, host: Host,
+                 units: Optional[dict[int, Unit]]) -> None:
+        self._remove_strangers(host, units or {})
+        if not host.units:
+            self._remove(initiator)
+            return
+        if units is None:
+            self._daemon.add_target(host.iqn)
+        for volume, unit in host.units.items():
+            if not units or units.get(unit.lun) != unit:
+                self._show(initiator, volume)
+        self._admit(initiator)
 
     def _remove_strangers(self, host: Host, units: dict[int, Unit]) -> None:
         wanted = host.by_lun()

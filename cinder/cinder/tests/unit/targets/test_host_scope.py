@@ -436,6 +436,10 @@ class MapTestCase(HostScopeTestCase):
         volume = self.volume()
         attachment = self.attach(volume, multipath=True)
         told = attachment.connection_info
+        # Its own are restored only where there is no target.
+        run.assert_called_once_with('cinder-rtstool', 'restore',
+                                    run_as_root=True)
+        run.reset_mock()
         self.assertEqual({told['target_lun']: self.path(volume)},
                          self.shown())
         self.assertEqual(2, len(told['target_portals']))
@@ -649,6 +653,40 @@ class RestartTestCase(HostScopeTestCase):
         self.begin()
         self.ensure(*volumes)
         self.assertEqual({1: self.path(volumes[0])}, self.shown())
+
+    def test_one_host_that_fails(self):
+        """The others do not wait for it, and it is tried again."""
+        volume = self.volume(multiattach=True)
+        for host in (LEFT, RIGHT):
+            self.attach(volume, host)
+        shown = self.shown(RIGHT)
+        self.daemon.targets.clear()
+        self.begin()
+        add_target = self.daemon.add_target
+
+        def fail(iqn):
+            if iqn == self.target.targets.iqn(LEFT):
+                raise ValueError(iqn)
+            add_target(iqn)
+
+        with mock.patch.object(self.daemon, 'add_target', fail):
+            self.attach(self.volume(), RIGHT)
+        self.assertIsNone(self.shown())
+        self.assertEqual(self.path(volume), self.shown(RIGHT)[1])
+        self.attach(self.volume(), RIGHT)
+        self.assertEqual(shown, self.shown())
+
+    def test_older_configuration(self):
+        """The daemon has the targets, and not what is in them now."""
+        volume, other = self.volume(), self.volume()
+        self.attach(volume)
+        self.attach(other)
+        shown = self.shown()
+        units = self.daemon.targets[self.target.targets.iqn(LEFT)]['units']
+        units.pop(1)
+        units[9] = host_targets.Unit(9, '/dev/vg/old', 'old')
+        self.connect(volume, LEFT)
+        self.assertEqual(shown, self.shown())
 
     def test_unknown_target(self):
         """Of a host that is not known to have one, but something in it."""

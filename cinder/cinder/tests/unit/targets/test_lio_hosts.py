@@ -30,6 +30,10 @@ class Refused(Exception):
     """As RTSLibError."""
 
 
+class Broken(Refused):
+    """As RTSLibBrokenLink."""
+
+
 class Kernel:
     """What rtslib is used for: its classes, of one kernel.
 
@@ -38,8 +42,10 @@ class Kernel:
     """
 
     RTSLibError = Refused
+    RTSLibBrokenLink = Broken
 
     def __init__(self):
+        self.forgot = 0
         self.targets, self.devices, self.absent = {}, {}, set()
 
     # The names are those of rtslib.
@@ -49,7 +55,11 @@ class Kernel:
         return mock.Mock(targets=list(self.targets.values()))
 
     def RTSRoot(self):
-        return mock.Mock(storage_objects=list(self.devices.values()))
+        def forget():
+            self.forgot += 1
+
+        return mock.Mock(storage_objects=list(self.devices.values()),
+                         invalidate_caches=forget)
 
     def Target(self, fabric, iqn):
         return self.targets.setdefault(iqn, Target(self, iqn))
@@ -60,6 +70,8 @@ class Kernel:
         return target.tpgs[0]
 
     def NetworkPortal(self, group, host, port):
+        if host in self.absent:
+            raise Refused(host)
         group.portals.add((host, port))
 
     def NodeACL(self, group, name):
@@ -82,7 +94,7 @@ class Kernel:
         if number in self.absent:
             raise OSError(number)
         assert all(each.mapped_lun != number for each in rule.mapped_luns)
-        rule.mapped_luns.append(mock.Mock(mapped_lun=number, tpg_lun=lun))
+        rule.mapped_luns.append(Mapped(rule, number, lun))
 
 
 class Target:
@@ -111,18 +123,46 @@ class Group:
 class Rule:
 
     def __init__(self, group, name):
-        self.node_wwn, self.mapped_luns = name, []
+        self.group, self.node_wwn, self.mapped_luns = group, name, []
+
+    def delete(self):
+        self.group.node_acls = [each for each in self.group.node_acls
+                                if each is not self]
+
+
+class Mapped:
+
+    def __init__(self, rule, number, lun):
+        self.rule, self.mapped_lun, self.lun = rule, number, lun
+
+    @property
+    def tpg_lun(self):
+        if self.lun is None:
+            raise Broken()
+        return self.lun
+
+    def delete(self):
+        self.rule.mapped_luns = [each for each in self.rule.mapped_luns
+                                 if each is not self]
 
 
 class Lun:
 
     def __init__(self, group, number, device):
-        self.group, self.lun, self.storage_object = group, number, device
-        device.attached_luns.append(self)
+        self.group, self.lun, self.device = group, number, device
+        if device:
+            device.attached_luns.append(self)
+
+    @property
+    def storage_object(self):
+        if self.device is None:
+            raise Broken()
+        return self.device
 
     def delete(self):
         self.group.luns.remove(self)
-        self.storage_object.attached_luns.remove(self)
+        if self.device:
+            self.device.attached_luns.remove(self)
         for rule in self.group.node_acls:
             rule.mapped_luns = [each for each in rule.mapped_luns
                                 if each.mapped_lun != self.lun]
@@ -255,6 +295,44 @@ class LioHostsTestCase(test.TestCase):
             self.kernel.BlockStorageObject(name, f'/dev/vg/{name}', 'x')
         self.hosts.read()
         self.assertEqual(['volume-b'], list(self.kernel.devices))
+
+    def test_killed_before_a_link(self):
+        """Of a unit, and of what is shown: it is as if it were not there."""
+        self.add_target(IQN, unit(1), unit(2, 'b'))
+        group = self.group()
+        group.luns.append(Lun(group, 7, None))
+        group.node_acls[0].mapped_luns[0].lun = None
+        self.assertEqual({1: unit(1), 2: unit(2, 'b'),
+                          7: host_targets.Unit(7, '', '')},
+                         self.hosts.read()[IQN])
+        self.hosts.remove_lun(IQN, 7)
+        self.hosts.admit(IQN, INITIATOR, 'user', 'password')
+        self.assertEqual({1: unit(1), 2: unit(2, 'b')},
+                         self.hosts.read()[IQN])
+        self.assertEqual({1, 2}, set(self.found()))
+
+    def test_another_initiator(self):
+        self.add_target(IQN, unit(1))
+        self.kernel.NodeACL(self.group(), 'iqn.1994-05.com.example:stranger')
+        self.hosts.admit(IQN, INITIATOR, 'user', 'password')
+        self.hosts.add_lun(IQN, unit(2, 'b'))
+        [rule] = self.group().node_acls
+        self.assertEqual(INITIATOR, rule.node_wwn)
+
+    def test_portal_that_is_not_up(self):
+        self.kernel.absent.add('[2001:db8::1]')
+        self.add_target(IQN, unit(1))
+        self.assertTrue(self.group().enable)
+        self.assertEqual({('192.0.2.1', 3260)}, self.group().portals)
+        self.kernel.absent.add('192.0.2.1')
+        self.assertRaises(lio_control.LioError, self.add_target, IQN + '2')
+
+    def test_what_others_change(self):
+        """rtslib numbers devices by what it remembers."""
+        self.add_target(IQN, unit(1))
+        before = self.kernel.forgot
+        self.hosts.add_lun(IQN, unit(2, 'b'))
+        self.assertEqual(before + 1, self.kernel.forgot)
 
     def test_target_that_has_units(self):
         self.add_target(IQN, unit(1))

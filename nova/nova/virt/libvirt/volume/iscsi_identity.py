@@ -48,12 +48,18 @@ _UNIT = 0
 _T10, _EUI, _NAA, _NAME, _UUID = 1, 2, 3, 8, 10
 #: Of a locally assigned NAA, its first four bits: others may have it as well.
 _LOCAL = '3'
+#: tgt's own T10 identification: a target's number and a LUN. Its other names
+#: are made of these as well, so they are another volume's on the next node, or
+#: when tgtd has been restarted.
+_NUMBERED = re.compile(rb'IET +[0-9a-f]{8}')
 #: The kinds of names. The first that two hosts both see decides: the others
 #: are less sure to be unique.
 _KINDS = {_NAA: 'naa', _EUI: 'eui', _UUID: 'uuid', _NAME: 'name', _T10: 't10'}
 _SERIAL = 'serial'
 _DECIDE = (*_KINDS.values(), _SERIAL)
 
+#: Seconds in which a program starts and ends.
+_GRACE = 10
 _SYS_BLOCK = '/sys/block'
 
 
@@ -90,6 +96,23 @@ def known(host: libvirt_host.Host, instance: objects.Instance,
     return found
 
 
+def checked(migrate_data: ty.Any) -> dict[str, ty.Callable]:
+    """How to connect a volume: checked before anything is done to its device.
+
+    A volume that is to be encrypted and does not look it is formatted when its
+    encryptor is attached.
+    """
+    if not _comparable(migrate_data):
+        return {}
+    return {'check': lambda info: _is_device(info) and check(
+        migrate_data, [{'connection_info': info}])}
+
+
+def _comparable(migrate_data: ty.Any) -> bool:
+    return (CONF.libvirt.iscsi_check_identity and bool(migrate_data) and
+            'src_volume_identities' in migrate_data)
+
+
 def check(migrate_data: ty.Any, mapping: ty.Iterable) -> None:
     """See that the volumes that were connected are the source's.
 
@@ -98,8 +121,7 @@ def check(migrate_data: ty.Any, mapping: ty.Iterable) -> None:
     :param mapping: the block device mapping, connected on this host
     :raises: MigrationPreCheckError naming a volume that is another
     """
-    if (not CONF.libvirt.iscsi_check_identity or not migrate_data or
-            'src_volume_identities' not in migrate_data):
+    if not _comparable(migrate_data):
         return
     theirs = migrate_data.src_volume_identities
     ours = {serial: info for serial, info in _volumes(mapping).items()
@@ -166,14 +188,19 @@ def _in_guest(disk: vconfig.LibvirtConfigGuestDisk | None) -> str | _Login:
                   disk.source_type)
 
 
+def _is_device(info: dict[str, ty.Any]) -> bool:
+    """Whether the host's initiator has connected a volume."""
+    return (iscsi_initiator.driver_type(info) !=
+            iscsi_initiator.QEMU_DRIVER_TYPE)
+
+
 def _connected(info: dict[str, ty.Any]) -> str | _Login:
     """Where this host has connected a volume.
 
     :raises: Unknown
     """
     data = info['data']
-    if (iscsi_initiator.driver_type(info) !=
-            iscsi_initiator.QEMU_DRIVER_TYPE):
+    if _is_device(info):
         return data.get('device_path') or ''
     choice = data[iscsi_initiator.CHOICE]
     if 'target' not in choice:
@@ -205,8 +232,9 @@ def _names(volumes: dict[str, dict[str, ty.Any]],
             found[serial] = why
         except exception.InvalidISCSIConnection as error:
             found[serial] = Unknown(str(error))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            found[serial] = Unknown(_('incomplete: %r') % error)
+        except Exception as error:
+            # A source that can not look must be able to migrate.
+            found[serial] = Unknown(repr(error))
     return found | (_ask(targets) if targets else {})
 
 
@@ -264,7 +292,7 @@ def _ask(targets: dict[tuple, dict[str, int]]
     try:
         # Run by its path: Nova's own modules take seconds to load.
         answers = jsonutils.loads(iscsi_probe.run(
-            2 * deadline, jsonutils.dump_as_bytes(
+            deadline + _GRACE, jsonutils.dump_as_bytes(
                 {'deadline': deadline, 'targets': asked}),
             sys.executable, '-I', '-S', iscsi_inquiry.__file__))
     except (processutils.ProcessExecutionError, OSError,
@@ -296,6 +324,11 @@ def _telling(designators: ty.Iterable[tuple[int, int, bytes]],
     :param serial: from page 0x80 (SPC-4 7.8.15)
     :raises: Unknown when there is none
     """
+    designators = list(designators)
+    if any(kind == _T10 and _NUMBERED.fullmatch(value.strip(b' \0'))
+           for _association, kind, value in designators):
+        raise Unknown(_('its names are but the numbers of a target and a '
+                        'LUN'))
     names = {f'{_KINDS[kind]}.{_text(kind, value)}'
              for association, kind, value in designators
              if association == _UNIT and kind in _KINDS and value and

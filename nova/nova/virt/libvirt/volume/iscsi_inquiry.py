@@ -161,13 +161,19 @@ class _Session:
 
     def identity(self, lun):
         """What one LUN says of itself."""
-        designators = self._page(lun, _DESIGNATORS, _designators)
-        try:
-            serial = self._page(lun, _SERIAL, _serial)
-        except OSError:
-            # This page may be missing, the other may not.
-            serial = None
-        return {'serial': serial, 'designators': designators}
+        found = {'serial': None, 'designators': []}
+        why = OSError('the LUN has no names')
+        for name, page, form in (
+                ('serial', _SERIAL, _serial),
+                ('designators', _DESIGNATORS, _designators)):
+            try:
+                found[name] = self._page(lun, page, form)
+            except OSError as error:
+                # One of them may be missing.
+                why = error
+        if not any(found.values()):
+            raise why
+        return found
 
 
 def _serial(shown):

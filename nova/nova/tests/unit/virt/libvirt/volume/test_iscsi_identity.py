@@ -24,7 +24,9 @@ from oslo_utils.fixture import uuidsentinel as uuids
 from nova import exception
 from nova import objects
 from nova import test
+from nova.virt import fake
 from nova.virt.libvirt import config as vconfig
+from nova.virt.libvirt import driver
 from nova.virt.libvirt.volume import iscsi_identity
 
 MODULE = 'nova.virt.libvirt.volume.iscsi_identity'
@@ -165,6 +167,16 @@ class KnownTestCase(IdentityTestCase):
                            disks=[in_guest(by_host(uuids.a, '/dev/sdb'))])
         self.assertEqual({uuids.a: [f'naa.{NAA.hex()}']}, found)
 
+    def test_numbers_of_tgt(self):
+        """They are not the volume's; those that were set are."""
+        for name, known in ((b'IET     00010001', False),
+                            (b'deadbeef', True)):
+            self.sysfs.disk(name.decode()[-8:], pg83=page83(
+                (0, 3, NAA), (0, 1, name + bytes(9))), pg80=page80(b'1'))
+            found = self.known(by_host(uuids.a, f'/dev/{name.decode()[-8:]}'))
+            self.assertEqual(known, bool(found))
+        self.assertIn('numbers of a target', self.stdlog.logger.output)
+
     def test_nothing_to_look_at(self):
         nothing = by_host(uuids.c)
         nothing['connection_info'] = None
@@ -271,12 +283,12 @@ class CheckTestCase(IdentityTestCase):
         self.assertIn(f'naa.{OTHER.hex()}', why)
         self.assertIn(f'naa.{NAA.hex()}', why)
 
-    @ddt.data((['t10.IET x', 'serial.2'], False), (['serial.1'], True),
+    @ddt.data((['t10.x', 'serial.2'], False), (['serial.1'], True),
               (['serial.12'], False), (['eui.00', 'serial.1'], True),
               (['uuid.00'], False), ([], False))
     @ddt.unpack
     def test_by_what_both_have(self, theirs, same):
-        ours = {'pg83': page83((0, 1, b'IET y'), (0, 3, NAA)),
+        ours = {'pg83': page83((0, 1, b'y'), (0, 3, NAA)),
                 'pg80': page80(b'1')}
         (self.check if same else self.refused)(theirs, ours)
 
@@ -306,6 +318,45 @@ class CheckTestCase(IdentityTestCase):
 
     def test_no_name_here(self):
         self.assertIn('no names in sysfs', self.refused(['serial.1'], None))
+
+    def test_when_a_device_is_connected(self):
+        self.sysfs.disk('sda', pg83=page83((0, 3, NAA)))
+        data = objects.LibvirtLiveMigrateData()
+        for migrate_data in (data, None):
+            self.assertEqual({}, iscsi_identity.checked(migrate_data))
+        data.src_volume_identities = {uuids.a: [f'naa.{OTHER.hex()}'],
+                                      uuids.b: [f'naa.{NAA.hex()}']}
+        look = iscsi_identity.checked(data)['check']
+        self.assertRaises(exception.MigrationPreCheckError, look,
+                          by_host(uuids.a)['connection_info'])
+        for bdm in (by_host(uuids.b), by_qemu(uuids.a)):
+            look(bdm['connection_info'])
+        self.flags(iscsi_check_identity=False, group='libvirt')
+        self.assertEqual({}, iscsi_identity.checked(data))
+
+    def test_not_formatted(self):
+        """An encryptor formats what is not encrypted."""
+        drvr = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
+        done = []
+        volumes = mock.Mock()
+        volumes.disconnect_volume = lambda info, instance: done.append('out')
+        with mock.patch.object(drvr, '_get_volume_driver',
+                               return_value=volumes), \
+                mock.patch.object(drvr, '_attach_encryptor',
+                                  side_effect=lambda *a: done.append('luks')):
+            for theirs, expected in ((NAA, ['luks']), (OTHER, ['out'])):
+                del done[:]
+                data = objects.LibvirtLiveMigrateData(
+                    src_volume_identities={uuids.a: [f'naa.{theirs.hex()}']})
+                info = by_host(uuids.a, f'/dev/{theirs.hex()}')
+                self.sysfs.disk(theirs.hex(), pg83=page83((0, 3, NAA)))
+                try:
+                    drvr._connect_volume(
+                        None, info['connection_info'], None,
+                        **iscsi_identity.checked(data))
+                except exception.MigrationPreCheckError:
+                    self.assertEqual(OTHER, theirs)
+                self.assertEqual(expected, done)
 
     def test_source_does_not_know(self):
         for theirs in (None, []):
