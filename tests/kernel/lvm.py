@@ -145,7 +145,7 @@ def attach(volume_id: str, connector: dict[str, Any]) -> dict[str, Any]:
     made.create_volume(volume)
     made.validate_connector(connector)
     for name, value in made.create_export(admin, volume,
-                                            connector).items():
+                                          connector).items():
         setattr(volume, name, value)
     info = made.initialize_connection(volume, connector)
     return {'volume': {name: getattr(volume, name) for name in FIELDS},

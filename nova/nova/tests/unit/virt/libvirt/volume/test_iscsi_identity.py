@@ -79,6 +79,10 @@ def in_guest(bdm):
     return disk
 
 
+class Connected(Exception):
+    """So far, and no further."""
+
+
 class Sysfs(fixtures.Fixture):
     """SCSI disks of a host, and what is made of them."""
 
@@ -334,29 +338,39 @@ class CheckTestCase(IdentityTestCase):
         self.flags(iscsi_check_identity=False, group='libvirt')
         self.assertEqual({}, iscsi_identity.checked(data))
 
-    def test_not_formatted(self):
+    @ddt.data((NAA, ['encryptor', 'connected']), (OTHER, ['disconnected']))
+    @ddt.unpack
+    def test_not_formatted(self, theirs, expected):
         """An encryptor formats what is not encrypted."""
-        drvr = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
+        self.flags(iscsi_initiator='host', group='libvirt')
+        self.sysfs.disk('sda', pg83=page83((0, 3, NAA)))
         done = []
+        drvr = driver.LibvirtDriver(fake.FakeVirtAPI(), False)
         volumes = mock.Mock()
-        volumes.disconnect_volume = lambda info, instance: done.append('out')
-        with mock.patch.object(drvr, '_get_volume_driver',
-                               return_value=volumes), \
-                mock.patch.object(drvr, '_attach_encryptor',
-                                  side_effect=lambda *a: done.append('luks')):
-            for theirs, expected in ((NAA, ['luks']), (OTHER, ['out'])):
-                del done[:]
-                data = objects.LibvirtLiveMigrateData(
-                    src_volume_identities={uuids.a: [f'naa.{theirs.hex()}']})
-                info = by_host(uuids.a, f'/dev/{theirs.hex()}')
-                self.sysfs.disk(theirs.hex(), pg83=page83((0, 3, NAA)))
-                try:
-                    drvr._connect_volume(
-                        None, info['connection_info'], None,
-                        **iscsi_identity.checked(data))
-                except exception.MigrationPreCheckError:
-                    self.assertEqual(OTHER, theirs)
-                self.assertEqual(expected, done)
+        volumes.disconnect_volume.side_effect = (
+            lambda *args: done.append('disconnected'))
+        self.replace(drvr, _get_volume_driver=lambda info: volumes,
+                     _attach_encryptor=lambda *args: done.append('encryptor'),
+                     _pre_live_migration_plug_vifs=mock.Mock(
+                         side_effect=Connected))
+        data = objects.LibvirtLiveMigrateData(
+            is_shared_instance_path=True, is_shared_block_storage=True,
+            block_migration=False,
+            src_volume_identities={uuids.a: [f'naa.{theirs.hex()}']})
+        try:
+            drvr.pre_live_migration(
+                None, mock.MagicMock(),
+                {'block_device_mapping': [by_host(uuids.a)]}, None, None,
+                data)
+        except Connected:
+            done.append('connected')
+        except exception.MigrationPreCheckError:
+            self.assertEqual(OTHER, theirs)
+        self.assertEqual(expected, done)
+
+    def replace(self, target, **methods):
+        for name, method in methods.items():
+            self.useFixture(fixtures.MockPatchObject(target, name, method))
 
     def test_source_does_not_know(self):
         for theirs in (None, []):
