@@ -99,6 +99,16 @@ def restart(service: str) -> None:
     click.echo(f'{service} serves again')
 
 
+@group.command()
+@click.argument('service')
+def kill(service: str) -> None:
+    """Kill one service with no warning; 'restart' starts it again."""
+    from blockpath.lab import cloud
+    stage.need_root()
+    cloud.Lab().kill(service)
+    click.echo(f'{service} was killed')
+
+
 @group.command(context_settings={'ignore_unknown_options': True},
                add_help_option=False)
 @click.argument('arguments', nargs=-1, type=click.UNPROCESSED)
@@ -112,6 +122,33 @@ def openstack(arguments: tuple[str, ...]) -> None:
         OS_CLOUD='lab',
         OS_CLIENT_CONFIG_FILE=str(site.etc / 'control' / 'clouds.yaml'))
     os.execv(site.bin('openstack'), ['openstack', *arguments])
+
+
+@group.command()
+@click.option('-r', '--regex', metavar='REGEX',
+              help='Run the tests that it is found in, whichever they are.')
+@click.option('--keep', is_flag=True,
+              help='Leave a lab up that was started for this.')
+def tempest(regex: str | None, keep: bool) -> None:
+    """Run tempest on the lab; exit code 1 when a test fails.
+
+    Without -r that is what blockpath/lab/tempest/include.txt lists, less
+    exclude.txt. A test that is skipped for a reason that is not in
+    skipped.txt counts as failed. Its virtual environment is made first, if
+    need be. A lab is started for it, and stopped afterwards, unless one is
+    up.
+    """
+    stage.need_root()
+    from blockpath.lab.tempest import environment
+    from blockpath.lab.tempest import prepare
+    from blockpath.lab.tempest import runner
+    if not environment.made():
+        click.echo('installing tempest, in half a minute ...')
+        environment.make()
+    with stage.running(keep) as (lab, output):
+        output.say('preparing the lab for tempest')
+        folder = prepare.prepare(lab, output.say)
+        runner.perform(lab, folder, regex)
 
 
 class Scenarios(click.Group):

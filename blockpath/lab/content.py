@@ -56,7 +56,8 @@ def add_network(site: layout.Site) -> None:
     network = cloud.network.create_network(name=NETWORK, is_shared=True)
     cloud.network.create_subnet(
         network_id=network.id, name=NETWORK, ip_version=4,
-        cidr='192.168.77.0/24', is_dhcp_enabled=False)
+        cidr=layout.GUEST_CIDR, gateway_ip=layout.GATEWAY,
+        is_dhcp_enabled=False)
 
 
 def add_volume_types(site: layout.Site) -> None:

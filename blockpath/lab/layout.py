@@ -21,6 +21,9 @@ Every host is a network namespace on one private bridge::
              10.77.0.22  the portal of cmp2
              10.77.0.23  the portal of the storage host, for Cinder's copies
 
+A second bridge joins the servers that are on the network ``private``, and the
+control host as their gateway, 192.168.77.1.
+
 The addresses are the same in every lab: nothing of them is visible outside.
 The names of the namespaces are machine-wide, so they carry a digest of the
 checkout's path and two checkouts may each run a lab.
@@ -90,11 +93,20 @@ _OWN_PORTAL = '10.77.0.23'
 STORAGE = Client('storage', '10.77.0.20',
                  (*(host.portal_address for host in COMPUTES), _OWN_PORTAL),
                  portal_address=_OWN_PORTAL)
+#: Hosts with an interface on the servers' network.
+GUEST_HOSTS = (CONTROL, *COMPUTES)
 #: Whoever has a target of its own.
 CLIENTS = (*COMPUTES, STORAGE)
 HOSTS: tuple[Host, ...] = (CONTROL, STORAGE, *COMPUTES)
 #: The namespace that holds the bridge; no process lives in it.
 SWITCH = 'switch'
+
+#: The servers' own network: a bridge of that name on each host that is on it.
+GUESTS = 'guests'
+GUEST_CIDR = '192.168.77.0/24'
+GATEWAY = '192.168.77.1'
+#: Where servers ask what they are.
+METADATA = '169.254.169.254'
 
 #: API -> (port, path of its endpoint in the catalog, service type).
 APIS = {
@@ -120,6 +132,9 @@ BACKENDS = (FILES, *POOLS)
 #: The volume type of volumes that may be on any backend. New ones come to
 #: the files, of which alone Cinder knows that there is room.
 ANYWHERE = 'anywhere'
+#: The volume type of those that are told with a portal at which nobody is.
+DEAD_PORTAL = 'dead-portal'
+NOBODY = '10.77.0.29'
 
 
 def url(api: str) -> str:
@@ -178,6 +193,11 @@ class Site:
     def volumes(self) -> pathlib.Path:
         """The backing files of Cinder's volumes."""
         return self.state / 'volumes'
+
+    @property
+    def leases(self) -> pathlib.Path:
+        """Neutron's ports, as the DHCP server reads them."""
+        return self.state / 'neutron' / 'dhcp'
 
     @property
     def targets(self) -> pathlib.Path:

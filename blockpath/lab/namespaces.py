@@ -49,22 +49,46 @@ def path(name: str) -> pathlib.Path:
 
 
 def create(site: layout.Site) -> None:
-    """Make the hosts' namespaces and the bridge that joins them."""
+    """Make the hosts' namespaces and the bridges that join them."""
     switch = site.netns(layout.SWITCH)
     ip(f'netns add {switch}', *(f'netns add {site.netns(host.name)}'
                                 for host in layout.HOSTS))
-    _ip_in(switch, 'link set lo up', 'link add br0 type bridge',
-           'link set br0 up')
-    ip(*(f'link add {host.name} netns {switch} type veth '
-         f'peer name eth0 netns {site.netns(host.name)}'
-         for host in layout.HOSTS))
-    _ip_in(switch, *(f'link set {host.name} master br0 up'
-                     for host in layout.HOSTS))
+    _ip_in(switch, 'link set lo up')
+    _join(site, 'br0', 'eth0', layout.HOSTS)
     for host in layout.HOSTS:
         addresses = (host.address, *host.extra_addresses)
         _ip_in(site.netns(host.name), 'link set lo up', 'link set eth0 up',
                *(f'addr add {address}/{layout.NETWORK_BITS} dev eth0'
                  for address in addresses))
+    _join_guests(site)
+
+
+def _join_guests(site: layout.Site) -> None:
+    """Make the servers' network: its bridges, and its gateway."""
+    _join(site, layout.GUESTS, layout.GUESTS, layout.GUEST_HOSTS)
+    for compute in layout.COMPUTES:
+        _ip_in(site.netns(compute.name),
+               f'link set {layout.GUESTS} name uplink',
+               f'link add {layout.GUESTS} type bridge',
+               f'link set uplink master {layout.GUESTS} up',
+               f'link set {layout.GUESTS} up')
+    _ip_in(site.netns(layout.CONTROL.name),
+           f'link set {layout.GUESTS} up',
+           *(f'addr add {address} dev {layout.GUESTS}' for address in
+             (f'{layout.GATEWAY}/24', f'{layout.METADATA}/32')))
+
+
+def _join(site: layout.Site, bridge: str, interface: str,
+          hosts: Iterable[layout.Host]) -> None:
+    """Give each host an interface, with its other end on a new bridge."""
+    switch = site.netns(layout.SWITCH)
+    ends = {host: f'{bridge[0]}-{host.name}' for host in hosts}
+    _ip_in(switch, f'link add {bridge} type bridge', f'link set {bridge} up')
+    ip(*(f'link add {end} netns {switch} type veth '
+         f'peer name {interface} netns {site.netns(host.name)}'
+         for host, end in ends.items()))
+    _ip_in(switch, *(f'link set {end} master {bridge} up'
+                     for end in ends.values()))
 
 
 def _ip_in(name: str, *commands: str) -> None:

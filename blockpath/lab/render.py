@@ -90,6 +90,7 @@ class Renderer:
                            host=hosts[name])
         for api, module in MODULES.items():
             self._write_uwsgi(api, module)
+        self._write_metadata()
         for host in layout.HOSTS:
             self.write('hosts', self.site.host(host.name) / 'etc' / 'hosts')
             os.chmod(self.site.host(host.name) / 'etc' / 'hosts', 0o644)
@@ -115,7 +116,14 @@ class Renderer:
         pyargv = (f'--config-file {folder}/cinder.conf'
                   if api == 'cinder' else '')
         self.write('uwsgi.ini', folder / f'uwsgi-{api}.ini',
-                   port=layout.APIS[api][0], module=module, pyargv=pyargv)
+                   address=layout.CONTROL.address, port=layout.APIS[api][0],
+                   module=module, pyargv=pyargv)
+
+    def _write_metadata(self) -> None:
+        self.write('uwsgi.ini',
+                   self.site.etc / 'control' / 'uwsgi-nova-metadata.ini',
+                   address=layout.METADATA, port=80,
+                   module='nova.wsgi.metadata', pyargv='')
 
     def _write_hypervisor(self, host: layout.ComputeHost) -> None:
         etc = self.site.host(host.name) / 'etc'

@@ -17,6 +17,7 @@ import dataclasses
 import pathlib
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 
@@ -32,11 +33,15 @@ from blockpath.lab import processes
 from blockpath.lab import render
 from blockpath.lab import tgt
 from blockpath.lab import wait
+from blockpath import paths
 
 #: Seconds that a service may take until it is ready, on a busy machine.
 _READY = 180.0
 #: Seconds that a service may take to stop before it is killed.
 _STOP = 15.0
+#: Of the services that are not started with the lab.
+METADATA = 'nova-metadata'
+DHCP = 'dhcp'
 _PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
 
 
@@ -45,12 +50,14 @@ class Service:
     """A daemon.
 
     :ivar env: added to what every service gets.
+    :ivar extra: started only for what needs it, not with the lab.
     """
 
     name: str
     host: str
     argv: tuple[str, ...]
     env: dict[str, str] = dataclasses.field(default_factory=dict)
+    extra: bool = False
 
     @property
     def binary(self) -> str:
@@ -75,6 +82,26 @@ def _apis(site: layout.Site) -> Iterable[Service]:
     for api in render.MODULES:
         yield Service(f'{api}-api', layout.CONTROL.name,
                       (site.bin('uwsgi'), f'{etc}/uwsgi-{api}.ini'), env)
+    yield Service(METADATA, layout.CONTROL.name,
+                  (site.bin('uwsgi'), f'{etc}/uwsgi-{METADATA}.ini'), env,
+                  extra=True)
+
+
+def _network(site: layout.Site) -> Iterable[Service]:
+    """What gives servers with a port an address, and a way to it."""
+    yield Service(DHCP, layout.CONTROL.name, (
+        '/usr/sbin/dnsmasq', '--keep-in-foreground', '--log-facility=-',
+        '--conf-file=/dev/null', '--user=root', '--port=0', '--no-resolv',
+        f'--interface={layout.GUESTS}', '--bind-interfaces',
+        '--leasefile-ro', '--dhcp-authoritative',
+        f'--dhcp-range={layout.GUEST_CIDR.partition("/")[0]},static,2m',
+        f'--dhcp-option=option:router,{layout.GATEWAY}',
+        f'--dhcp-hostsdir={site.leases}',
+        f'--pid-file={site.leases.with_suffix(".pid")}'), extra=True)
+    for host in layout.COMPUTES:
+        yield Service(f'taps-{host.name}', host.name, (
+            sys.executable, '-m', 'blockpath.lab.taps', layout.GUESTS),
+            {'PYTHONPATH': str(paths.ROOT)}, extra=True)
 
 
 def _rabbitmq(site: layout.Site) -> Service:
@@ -130,6 +157,7 @@ def table(site: layout.Site) -> dict[str, Service]:
                 (site.bin('cinder-volume'), '--config-file',
                  str(site.etc / 'storage' / 'cinder.conf'))),
         *_hypervisors(site),
+        *_network(site),
     ]
     return {service.name: service for service in services}
 
@@ -223,6 +251,16 @@ class Daemons:
         wait.until(check, f'{name} to be ready (its log is {process.log})',
                    _READY, 0.2)
 
+    def start_extras(self) -> None:
+        """Start what is not started with the lab, unless it runs."""
+        for name, service in self.table.items():
+            if service.extra and not self.runs(name):
+                self.start_ready(name)
+
+    def runs(self, name: str) -> bool:
+        process = self.records.get(name)
+        return bool(process and process.alive)
+
     def restart(self, name: str) -> None:
         """:raises LabError: no such service, or it did not come back."""
         self._known(name)
@@ -262,16 +300,22 @@ class Daemons:
             return lambda: self._libvirt_answers(service.host)
         if name.endswith('-api'):
             port = layout.APIS[name.removesuffix('-api')][0]
-            return lambda: self._serves(port)
+            return lambda: self._serves(layout.CONTROL.address, port)
+        if name == METADATA:
+            return lambda: self._serves(layout.METADATA, 80)
+        if name == DHCP:
+            return self.site.leases.with_suffix('.pid').exists
+        if name.startswith('taps'):
+            return lambda: True
         return self._reports(service)
 
     def _connects(self, port: int) -> bool:
         return namespaces.run_in(self.site.netns(layout.CONTROL.name),
                                  _connects, layout.CONTROL.address, port)
 
-    def _serves(self, port: int) -> bool:
+    def _serves(self, address: str, port: int) -> bool:
         return namespaces.run_in(self.site.netns(layout.CONTROL.name),
-                                 _serves, layout.CONTROL.address, port)
+                                 _serves, address, port)
 
     def tgtd(self) -> tgt.Client:
         """:raises LabError: the storage host is not up."""

@@ -26,6 +26,7 @@ from blockpath.lab import layout
 
 if typing.TYPE_CHECKING:
     from blockpath.lab import cloud
+    from blockpath.lab import progress
     from blockpath import report as reports
 
 #: What is played: it takes the lab and the report.
@@ -53,11 +54,14 @@ def interruptible() -> Iterator[None]:
         raise errors.LabError('interrupted') from None
 
 
-def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
-    """Play, with a report in `folder`, and show what came of it.
+@contextlib.contextmanager
+def running(keep: bool = False
+            ) -> 'Iterator[tuple[cloud.Lab, progress.Plain | progress.Live]]':
+    """A lab: the one that is up, or one that is started for the block.
+
+    This thread is on the control host then.
 
     :param keep: leave a lab up that was started for this
-    :raises LabError: naming the checks that failed
     """
     need_root()
     # Not before they are needed: this module also serves --help.
@@ -65,25 +69,37 @@ def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
     from blockpath.lab import progress
     from blockpath.lab import start
     from blockpath.lab import state
-    from blockpath import report as reports
     import openstack.exceptions
-    import rich.console
     site = layout.Site()
     with interruptible(), progress.report() as output:
         started = start.up(site, output)
-        report = reports.Report(output, folder)
         try:
             lab = cloud.Lab(site)
             lab.enter()
             lab.storage.heal()
-            play(lab, report)
+            yield lab, output
         except openstack.exceptions.SDKException as exc:
             raise errors.LabError(f'the cloud refused: {exc}') from exc
         finally:
-            page = report.write()
             if started and not keep:
                 with state.locked(site):
                     state.clear(site)
+
+
+def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
+    """Play, with a report in `folder`, and show what came of it.
+
+    :param keep: leave a lab up that was started for this
+    :raises LabError: naming the checks that failed
+    """
+    from blockpath import report as reports
+    import rich.console
+    with running(keep) as (lab, output):
+        report = reports.Report(output, folder)
+        try:
+            play(lab, report)
+        finally:
+            page = report.write()
     rich.console.Console().print(report.table())
     click.echo(f'{page} shows it')
     if report.failed:

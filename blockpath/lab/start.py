@@ -43,6 +43,7 @@ PROGRAMS = {
     '/usr/bin/qemu-system-x86_64': 'qemu-system-x86',
     '/usr/bin/qemu-img': 'qemu-utils',
     '/usr/sbin/tgtd': 'tgt',
+    '/usr/sbin/dnsmasq': 'dnsmasq-base',
     '/usr/bin/nsenter': 'util-linux',
     '/usr/sbin/ip': 'iproute2',
     **ceph.PROGRAMS,
@@ -285,9 +286,11 @@ def up(site: layout.Site, report: progress.Plain | progress.Live) -> bool:
 def _check_alive(site: layout.Site) -> None:
     """:raises LabError: a service of the running lab has died."""
     daemons = services.Daemons(site)
-    for name in daemons.table:
+    for name, service in daemons.table.items():
         process = daemons.records.get(name)
         if process is None:
+            if service.extra:
+                continue
             raise errors.LabError(
                 f'the lab is up without {name}; run: blockpath lab down')
         process.check()

@@ -71,6 +71,8 @@ def collect(site: layout.Site) -> tuple[list[Line], int]:
     lines = []
     for name, service in daemons.table.items():
         process = daemons.records.get(name)
+        if service.extra and not process:
+            continue
         kib = by_session.get(process.pid, 0) if process else 0
         lines.append(Line(service, process, kib >> 10))
     return lines, sum(by_session.values()) >> 10

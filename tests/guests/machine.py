@@ -30,10 +30,12 @@ class Machine:
     """Boots the image; ends with ``close``, whatever state it is in.
 
     :param bus: of all disks, ``virtio`` or ``scsi``
+    :param more: of QEMU's command line
     """
 
     def __init__(self, image: guest.GuestImage, folder: pathlib.Path,
-                 kind: str = 'q35', bus: str = 'virtio') -> None:
+                 kind: str = 'q35', bus: str = 'virtio',
+                 more: collections.abc.Sequence[str] = ()) -> None:
         self.console = folder / 'console'
         self.bus = bus
         self.ids = itertools.count()
@@ -49,9 +51,10 @@ class Machine:
                  '-chardev', f'socket,id=qmp,fd={theirs.fileno()}',
                  '-mon', 'chardev=qmp,mode=control',
                  *self._ports(kind),
-                 '-blockdev', f'driver=file,node-name=root,read-only=on,'
-                              f'filename={image.path}',
-                 '-device', f'{device},drive=root,bootindex=1'],
+                 # A user's guest mounts it.
+                 '-drive', f'if=none,id=root,format=raw,snapshot=on,'
+                           f'file={image.path}',
+                 '-device', f'{device},drive=root,bootindex=1', *more],
                 stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         self.socket = ours
         self.socket.settimeout(20)

@@ -27,6 +27,7 @@ import click
 
 from blockpath import errors
 from blockpath.lab.guest import kernel as kernels
+from blockpath.lab.guest import logins
 from blockpath.lab.guest import tools
 from blockpath import paths
 
@@ -59,11 +60,12 @@ class GuestImage:
 
 
 def build(interval_us: int = 5000, others_us: int = 100000,
-          say: Say | None = None) -> GuestImage:
+          say: Say | None = None, takes_logins: bool = False) -> GuestImage:
     """The guest's image, from the cache when there is one.
 
     :param interval_us: pause between two writes to the first disk
     :param others_us: the same for each further disk
+    :param takes_logins: by ssh, from its network; and writes to no disk
     :param say: told what is being done, a line each; stderr by default
     :raises BlockpathError: a program, the kernel or the network is missing
     """
@@ -74,13 +76,15 @@ def build(interval_us: int = 5000, others_us: int = 100000,
         if deb is None:
             say('guest: downloading its kernel')
         deb = kernels.fetch(CACHE)
-        cmdline = (f'{CMDLINE} blockpath.interval_us={interval_us} '
-                   f'blockpath.others_us={others_us}')
-        digest = _digest(deb, cmdline)
+        cmdline = CMDLINE + (
+            ' blockpath.logins=1' if takes_logins else
+            f' blockpath.interval_us={interval_us} '
+            f'blockpath.others_us={others_us}')
+        digest = _digest(deb, cmdline, takes_logins)
         folder = CACHE / digest
         if not (folder / 'image.json').exists():
             say('guest: building its image')
-            _build_in(folder, deb, cmdline)
+            _build_in(folder, deb, cmdline, takes_logins)
             say(f'guest: built {folder / "guest.raw"}')
     facts = json.loads((folder / 'image.json').read_text())
     return GuestImage(folder / 'guest.raw', folder / 'vmlinuz',
@@ -103,7 +107,7 @@ def _lock(say: Say) -> collections.abc.Iterator[None]:
         yield
 
 
-def _digest(deb: pathlib.Path, cmdline: str) -> str:
+def _digest(deb: pathlib.Path, cmdline: str, takes_logins: bool) -> str:
     """Names the image: equal for equal inputs.
 
     :raises BlockpathError: busybox or syslinux is not installed
@@ -114,13 +118,15 @@ def _digest(deb: pathlib.Path, cmdline: str) -> str:
             f'{MBR_CODE} is missing: apt-get install syslinux')
     inputs = [*sorted(SOURCES.iterdir()), *sorted(SOURCES.parent.glob('*.py')),
               MBR_CODE, pathlib.Path(tools.find('busybox')),
-              pathlib.Path(tools.find('syslinux'))]
+              pathlib.Path(tools.find('syslinux')),
+              *(logins.inputs() if takes_logins else ())]
     for path in inputs:
         hasher.update(path.name.encode() + b'\0' + path.read_bytes())
     return hasher.hexdigest()[:16]
 
 
-def _build_in(folder: pathlib.Path, deb: pathlib.Path, cmdline: str) -> None:
+def _build_in(folder: pathlib.Path, deb: pathlib.Path, cmdline: str,
+              takes_logins: bool) -> None:
     """Builds aside, then moves the whole into place: all or nothing."""
     with tempfile.TemporaryDirectory(prefix='.build-', dir=CACHE) as name:
         work = pathlib.Path(name)
@@ -128,7 +134,8 @@ def _build_in(folder: pathlib.Path, deb: pathlib.Path, cmdline: str) -> None:
         result = work / 'result'
         result.mkdir()
         shutil.copy(kernel.vmlinuz, result / 'vmlinuz')
-        _make_initrd(result / 'initrd.gz', kernel, work / 'root')
+        _make_initrd(result / 'initrd.gz', kernel, work / 'root',
+                     takes_logins)
         _make_disk(result, cmdline, work)
         (result / 'image.json').write_text(json.dumps(
             {'cmdline': cmdline, 'kernel_release': kernel.release}))
@@ -138,7 +145,7 @@ def _build_in(folder: pathlib.Path, deb: pathlib.Path, cmdline: str) -> None:
 
 
 def _make_initrd(initrd: pathlib.Path, kernel: kernels.Kernel,
-                 root: pathlib.Path) -> None:
+                 root: pathlib.Path, takes_logins: bool) -> None:
     for name in ('bin', 'dev', 'modules', 'proc', 'run', 'sys'):
         (root / name).mkdir(parents=True)
     shutil.copy(tools.find('busybox'), root / 'bin' / 'busybox')
@@ -147,16 +154,25 @@ def _make_initrd(initrd: pathlib.Path, kernel: kernels.Kernel,
                    SOURCES / f'{name}.c'))
     shutil.copy(SOURCES / 'init.sh', root / 'init')
     (root / 'init').chmod(0o755)
-    for module in kernel.modules:
-        shutil.copy(module, root / 'modules')
-    (root / 'modules' / 'order').write_text(
-        ''.join(f'{module.name}\n' for module in kernel.modules))
+    _add_modules(root / 'modules', 'order', kernel.modules)
+    if takes_logins:
+        _add_modules(root / 'modules', 'for-users', kernel.for_users)
+        logins.install(root, SOURCES)
     archive = root.parent / 'initrd'
     names = ['.', *sorted(str(path.relative_to(root))
                           for path in root.rglob('*'))]
     tools.run(('cpio', '--quiet', '-o', '-H', 'newc', '-R', '0:0',
                '-O', archive), cwd=root, text='\n'.join(names))
     initrd.write_bytes(gzip.compress(archive.read_bytes(), 9, mtime=0))
+
+
+def _add_modules(folder: pathlib.Path, order: str,
+                 modules: collections.abc.Sequence[pathlib.Path]) -> None:
+    """Add modules, and a file that names them in the order of loading."""
+    for module in modules:
+        shutil.copy(module, folder)
+    (folder / order).write_text(
+        ''.join(f'{module.name}\n' for module in modules))
 
 
 def _make_disk(result: pathlib.Path, cmdline: str,

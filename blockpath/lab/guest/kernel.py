@@ -22,6 +22,8 @@ META_PACKAGE = 'linux-image-cloud-amd64'
 #: on to the keeper. PCI hot-plug is built in.
 MODULES = ('virtio_pci', 'virtio_blk', 'virtio_scsi', 'sd_mod', 'virtio_net',
            'button', 'evdev')
+#: The file systems of users' disks, and of the one that it boots from.
+FOR_USERS = ('ext4', 'vfat', 'nls_cp437', 'nls_ascii')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Kernel:
     vmlinuz: pathlib.Path
     #: In the order of loading, dependencies first.
     modules: tuple[pathlib.Path, ...]
+    #: The same, of those that a guest which takes logins loads besides.
+    for_users: tuple[pathlib.Path, ...]
 
 
 def fetch(cache: pathlib.Path) -> pathlib.Path:
@@ -73,8 +77,14 @@ def unpack(deb: pathlib.Path, into: pathlib.Path) -> Kernel:
             f'{deb} holds no kernel image: remove it to download another')
     release = vmlinuz.name.removeprefix('vmlinuz-')
     tools.run(('depmod', '-b', into, release))
-    shown = tools.run(('modprobe', '-d', into, '-S', release, '-a',
-                       '--show-depends', *MODULES))
-    paths = [pathlib.Path(line.split()[1]) for line in shown.splitlines()
-             if line.startswith('insmod ')]
-    return Kernel(release, vmlinuz, tuple(dict.fromkeys(paths)))
+
+    def ordered(names: tuple[str, ...]) -> tuple[pathlib.Path, ...]:
+        shown = tools.run(('modprobe', '-d', into, '-S', release, '-a',
+                           '--show-depends', *names))
+        paths = [pathlib.Path(line.split()[1]) for line in shown.splitlines()
+                 if line.startswith('insmod ')]
+        return tuple(dict.fromkeys(paths))
+
+    modules = ordered(MODULES)
+    return Kernel(release, vmlinuz, modules, tuple(
+        path for path in ordered(FOR_USERS) if path not in modules))

@@ -11,19 +11,32 @@
 #    under the License.
 """Neutron without agents: a port is bound at once, to a tap of libvirt's."""
 
+import contextlib
+import os
+import pathlib
+import signal
+
 from neutron_lib.api.definitions import portbindings
 from neutron_lib import constants
 from neutron_lib.plugins.ml2 import api
+from oslo_config import cfg
+
+#: Below Neutron's state_path: a file a port, as dnsmasq reads it.
+LEASES = 'dhcp'
+#: Where that has its process's number; only there while it runs.
+DHCP_PID = 'dhcp.pid'
 
 
 class AgentlessDriver(api.MechanismDriver):
-    """Binds any port on any host; nothing is plugged into anything.
+    """Binds any port on any host, to a tap device of libvirt's.
 
-    Guests of the lab need no network; servers with a port must work.
+    The lab joins taps to a bridge by itself, and its DHCP server gives each
+    port the address that Neutron has given it.
     """
 
     def initialize(self) -> None:
-        pass
+        self.state = pathlib.Path(cfg.CONF.state_path)
+        (self.state / LEASES).mkdir(exist_ok=True)
 
     @property
     def connectivity(self) -> str:
@@ -38,3 +51,32 @@ class AgentlessDriver(api.MechanismDriver):
             context.segments_to_bind[0][api.ID], portbindings.VIF_TYPE_TAP,
             {portbindings.CAP_PORT_FILTER: True},
             status=constants.PORT_STATUS_ACTIVE)
+
+    def create_port_postcommit(self, context) -> None:
+        """Have the port given its addresses, as also when they change."""
+        port = context.current
+        text = ''.join(f'{port["mac_address"]},{fixed["ip_address"]},2m\n'
+                       for fixed in port['fixed_ips'])
+        lease = self.state / LEASES / port['id']
+        known = lease.exists()
+        if known and lease.read_text() == text:
+            return
+        # dnsmasq reads a file as soon as it appears: it must be whole.
+        staged = self.state / f'{port["id"]}.lease'
+        staged.write_text(text)
+        staged.replace(lease)
+        if known:
+            self._read_again()
+
+    update_port_postcommit = create_port_postcommit
+
+    def delete_port_postcommit(self, context) -> None:
+        lease = self.state / LEASES / context.current['id']
+        lease.unlink(missing_ok=True)
+        self._read_again()
+
+    def _read_again(self) -> None:
+        """Have dnsmasq forget what it is to: it never does by itself."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError,
+                                 ValueError):
+            os.kill(int((self.state / DHCP_PID).read_text()), signal.SIGHUP)

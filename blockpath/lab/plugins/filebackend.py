@@ -123,6 +123,10 @@ class FileDriver(driver.VolumeDriver):
         self._resize(self._path(volume), new_size)
         self.target.extend_target(volume)
 
+    def retype(self, context, volume, new_type, diff, host):
+        """What types say of a volume changes nothing of its file."""
+        return True, None
+
     def copy_image_to_volume(self, context, volume, image_service, image_id,
                              disable_sparse=False):
         """Write the image to the file itself: no initiator is needed."""
@@ -170,6 +174,8 @@ class FileDriver(driver.VolumeDriver):
         if _is_shared(volume):
             return told
         told['data']['target_portal'] = _host(connector).portal
+        if _has_dead_portal(volume):
+            _add_dead_portal(told['data'])
         units = self.target.targets.hosts[connector['initiator']].units
         if other := units.get(volume.metadata.get('mistaken_for')):
             told['data']['target_lun'] = other.lun
@@ -188,6 +194,20 @@ class FileDriver(driver.VolumeDriver):
 
 def _is_shared(volume):
     return volume.metadata.get('target') == 'shared'
+
+
+def _has_dead_portal(volume):
+    return (volume.volume_type_id and
+            volume.volume_type.name == layout.DEAD_PORTAL)
+
+
+def _add_dead_portal(data):
+    """Tell of a portal at which nobody is, before the one that works."""
+    dead = f'{layout.NOBODY}:{layout.ISCSI_PORT}'
+    data['target_portals'] = [dead, data['target_portal']]
+    data['target_iqns'] = [data['target_iqn']] * 2
+    data['target_luns'] = [data['target_lun']] * 2
+    data['target_portal'] = dead
 
 
 def _host(connector):

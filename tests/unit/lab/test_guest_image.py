@@ -16,6 +16,7 @@ tests/guests boots it.
 
 import pathlib
 import tempfile
+from typing import Any
 from unittest import mock
 
 import testtools
@@ -131,12 +132,12 @@ class TestBuild(CacheTestCase):
     def unpack(self, deb: pathlib.Path, into: pathlib.Path) -> kernel.Kernel:
         into.mkdir()
         (into / 'vmlinuz').write_bytes(b'kernel')
-        return kernel.Kernel('6.1.0-1', into / 'vmlinuz', ())
+        return kernel.Kernel('6.1.0-1', into / 'vmlinuz', (), ())
 
     def make(self, *args: object) -> None:
         self.built.append('part')
 
-    def build(self, **options: int) -> image.GuestImage:
+    def build(self, **options: Any) -> image.GuestImage:
         return image.build(say=self.said.append, **options)
 
     def test_once(self) -> None:
@@ -154,6 +155,11 @@ class TestBuild(CacheTestCase):
         first, second = self.build(), self.build(interval_us=2000)
         self.assertNotEqual(first.path, second.path)
         self.assertIn('blockpath.interval_us=2000', second.cmdline)
+
+    def test_one_to_log_in_to_is_another_image(self) -> None:
+        first, second = self.build(), self.build(takes_logins=True)
+        self.assertNotEqual(first.path, second.path)
+        self.assertIn('blockpath.logins=1', second.cmdline)
 
     def test_failure_leaves_nothing(self) -> None:
         for failure in (errors.BlockpathError('no space'),

@@ -12,11 +12,12 @@
  */
 
 /*
- * keeper INTERVAL_US OTHERS_US
+ * keeper [INTERVAL_US OTHERS_US]
  *
  * The guest's first process once init.sh is done: runs a writer on each disk,
  * whenever it appears, and powers the guest off when the ACPI power button is
- * pressed. It touches no disk itself, so none can hang it.
+ * pressed. It touches no disk itself, so none can hang it. Without intervals
+ * there are no writers.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -206,12 +207,12 @@ static void on_sigchld(int number) { (void)number; }
 int main(int argc, char **argv) {
     struct sigaction action = {.sa_handler = on_sigchld};
 
-    if (argc != 3) {
-        fputs("usage: keeper INTERVAL_US OTHERS_US\n", stderr);
+    if (argc != 3 && argc != 1) {
+        fputs("usage: keeper [INTERVAL_US OTHERS_US]\n", stderr);
         return EXIT_FAILURE;
     }
-    interval_us = argv[1];
-    others_us = argv[2];
+    interval_us = argc == 3 ? argv[1] : NULL;
+    others_us = argc == 3 ? argv[2] : NULL;
     setlinebuf(stdout);
     sigaction(SIGCHLD, &action, NULL);
     for (int i = 0; i < MAX_INPUTS; i++)
@@ -221,7 +222,8 @@ int main(int argc, char **argv) {
         drain_uevents();
         open_inputs();
         reap();
-        scan_disks();
+        if (interval_us)
+            scan_disks();
         poll(polled, 1 + MAX_INPUTS, RESCAN_MS);
         for (int i = 0; i < MAX_INPUTS; i++)
             if (polled[1 + i].revents && power_pressed(polled[1 + i].fd))

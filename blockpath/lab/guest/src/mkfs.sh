@@ -1,0 +1,26 @@
+#!/bin/busybox sh
+# shellcheck shell=dash
+#
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+#
+# mkfs -t TYPE DEVICE, of the types that there are. The path: busybox has a
+# mke2fs of its own, which its shell would take.
+[ "$1" = -t ] || exit 1
+kind=$2
+shift 2
+case $kind in
+ext*) exec /bin/mke2fs -q -t "$kind" "$@" ;;
+*fat | msdos) exec mkfs.fat "$@" ;;
+esac
+echo "mkfs: $kind is not known here" >&2
+exit 1
