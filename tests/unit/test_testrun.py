@@ -107,11 +107,11 @@ class SuiteTest(Case):
                         began.touch()
                         time.sleep(60)
             '''
-        counts, log = self.suite(text % (str(began), False), stall=3.0)
+        counts, log = self.suite(text % (str(began), False), stall=6.0)
         self.assertEqual(testrun.Counts(passed=2), counts)
         self.assertIn('run again', log)
         shutil.rmtree(self.temp / 'project')
-        counts, log = self.suite(text % (str(began), True), stall=3.0)
+        counts, log = self.suite(text % (str(began), True), stall=6.0)
         self.assertTrue(counts.failed)
 
 
