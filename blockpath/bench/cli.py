@@ -22,7 +22,7 @@ from blockpath import paths
 FOLDER = paths.BUILD / 'bench'
 
 
-@click.group(short_help='Measurements and their plots.')
+@click.group('bench', short_help='Measurements and their plots.')
 def group() -> None:
     """Measure, in the lab, what the README and the docs claim.
 

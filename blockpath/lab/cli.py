@@ -24,7 +24,7 @@ from blockpath import paths
 # Heavy modules are imported by the commands that need them.
 
 
-@click.group(short_help='A cloud on this machine.')
+@click.group('lab', short_help='A cloud on this machine.')
 def group() -> None:
     """A cloud on this machine: two compute hosts, one storage host.
 

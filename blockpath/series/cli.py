@@ -44,7 +44,7 @@ def release_of(series: model.Series, release: str | None,
     return name
 
 
-@click.group()
+@click.group('series')
 def group() -> None:
     """Fetch the releases, apply the patches, keep them in order.
 
