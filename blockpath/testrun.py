@@ -123,12 +123,14 @@ def main(arguments: list[str]) -> int:
 def steps(series: model.Series, quick: bool) -> Iterable[Step]:
     """All steps, the quick ones first."""
     python = sys.executable
-    yield Step('style', command(python, '-m', 'flake8', 'blockpath', 'tests'))
+    yield Step('style', command(python, '-m', 'flake8', 'blockpath', 'doc',
+                                'tests'))
     yield Step('shell', shell_lint)
     yield Step('types', command(python, '-m', 'mypy', 'blockpath', 'tests'))
     yield Step('unit', suite(paths.ROOT, 'unit'))
     yield Step('series', command(python, '-m', 'blockpath', 'series',
                                  'check'))
+    yield Step('docs', command(python, '-m', 'blockpath.docs'))
     for tree in series.trees():
         if series.patches[tree]:
             yield Step(f'style-{tree}', tree_style(series, tree))
