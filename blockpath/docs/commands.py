@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Whether a command line of ours says what our commands know."""
+"""Whether a command line that the docs show says what the command knows."""
 
 from collections.abc import Iterator
 import contextlib
@@ -21,6 +21,7 @@ import shlex
 import click
 
 from blockpath import cli
+from blockpath.docs import clients
 from blockpath import paths
 
 #: What may stand before the command that counts.
@@ -30,41 +31,42 @@ _USAGE = re.compile(r'\[[A-Z]+\](?:\.{3})?|\.{3}')
 
 
 def problems(text: str, whole: bool = True) -> list[str]:
-    """What is wrong with the lines of ours among these.
+    """What is wrong with the lines that call what is known here.
 
     :param whole: whether arguments that a command needs must be there, as in
         a sample; a mention in a sentence may leave them out
     """
-    return [f'{" ".join(words)}: {problem}' for words in ours(text)
+    return [f'{" ".join(words)}: {problem}' for words in known(text)
             if (problem := _problem(words, whole))]
 
 
-def ours(text: str) -> Iterator[list[str]]:
-    """The words of each line that calls ``./run`` or ``blockpath``."""
+def known(text: str) -> Iterator[list[str]]:
+    """The words of each line that calls us, or a client of OpenStack's."""
     for line in text.replace('\\\n', ' ').splitlines():
         try:
-            words = shlex.split(line, comments=True)
+            # Unlike shlex, a shell takes a#b for a word.
+            words = shlex.split(re.sub(r'\s#.*', '', line.strip()))
         except ValueError:
             # An apostrophe, in what a command prints.
             continue
         while words and _PROMPT.fullmatch(words[0]):
             del words[0]
-        if words and (words[0] == './run' or
-                      pathlib.PurePath(words[0]).name == 'blockpath') and (
+        if words and pathlib.PurePath(words[0]).name in _COMMANDS and (
                 not any(map(_USAGE.fullmatch, words))):
             yield words
 
 
 def _problem(words: list[str], whole: bool) -> str | None:
-    if words[0] == './run':
-        if len(words) < 2:
-            return None
-        if words[1] not in run_commands():
-            return 'it is none of what ./run --help tells'
-        if words[1] != 'blockpath':
-            return None
-        words = words[1:]
-    return parse(words[1:], whole)
+    name, arguments = pathlib.PurePath(words[0]).name, words[1:]
+    return _COMMANDS[name](arguments, whole) if arguments else None
+
+
+def _run(arguments: list[str], whole: bool) -> str | None:
+    if arguments[0] not in run_commands():
+        return 'it is none of what ./run --help tells'
+    if arguments[0] == 'blockpath':
+        return _blockpath(arguments[1:], whole)
+    return None
 
 
 def run_commands() -> set[str]:
@@ -73,8 +75,10 @@ def run_commands() -> set[str]:
                           (paths.ROOT / 'run').read_text(), re.MULTILINE))
 
 
-def parse(arguments: list[str], whole: bool = True) -> str | None:
-    """What click says of them, without running anything; None: it is well."""
+def _blockpath(arguments: list[str], whole: bool) -> str | None:
+    """What click says of them, without running anything."""
+    if arguments[:2] == ['lab', 'openstack']:
+        return clients.openstack(arguments[2:], whole)
     command: click.Command = cli.main
     name: str | None = 'blockpath'
     parent: click.Context | None = None
@@ -95,3 +99,8 @@ def parse(arguments: list[str], whole: bool = True) -> str | None:
             return error.format_message()
         assert found is not None
         command, parent = found, context
+
+
+#: Name of a command -> what is wrong with arguments of it, if anything.
+_COMMANDS = {'run': _run, 'blockpath': _blockpath,
+             'openstack': clients.openstack, 'cinder': clients.cinder}

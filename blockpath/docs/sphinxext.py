@@ -73,7 +73,9 @@ def check(app: application.Sphinx, document: nodes.document) -> None:
         else:
             _warn(node, commands.problems(text))
     for literal in document.findall(nodes.literal):
-        _warn(literal, commands.problems(literal.astext(), whole=False))
+        # One that goes on in the next line is one command.
+        text = ' '.join(literal.astext().split())
+        _warn(literal, commands.problems(text, whole=False))
 
 
 def _warn(node: nodes.Element, problems: list[str]) -> None:

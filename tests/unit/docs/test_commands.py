@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Command lines that exist, and those that do not."""
+"""Command lines that could be typed, and those that could not."""
 
 import testtools
 
@@ -24,9 +24,12 @@ class CommandsTest(testtools.TestCase):
                      './run blockpath lab openstack server list --all',
                      'PYTHON=python3 ./run tests quick',
                      '.venv/bin/blockpath bench copy --size 100 --only a',
-                     './run', 'blockpath --help', 'blockpath series'):
+                     'openstack volume migrate --host a@b#c VOLUME',
+                     '$ cinder reset-state --reset-migration-status VOLUME',
+                     './run', 'blockpath --help', 'blockpath series',
+                     'cinder', 'openstack server list --help'):
             self.assertEqual([], commands.problems(line), line)
-            self.assertEqual(1, len(list(commands.ours(line))), line)
+            self.assertEqual(1, len(list(commands.known(line))), line)
 
     def test_wrong_ones(self):
         for line, reason in (
@@ -37,6 +40,10 @@ class CommandsTest(testtools.TestCase):
                 ('blockpath bench copy --size few', 'not a valid integer'),
                 ('blockpath lab run nothing', "No such command 'nothing'"),
                 ('./run blockpath lab upp', "No such command 'upp'"),
+                ('blockpath lab openstack volume lists', 'Unknown command'),
+                ('openstack volume list --al-l', '--al-l'),
+                ('openstack volume migrate VOLUME', '--host'),
+                ('cinder reset-status VOLUME', 'reset-status'),
                 ('$ sudo ./run test', './run --help')):
             [problem] = commands.problems(line)
             self.assertIn(reason, problem)
@@ -49,14 +56,16 @@ class CommandsTest(testtools.TestCase):
     def test_a_mention_needs_no_arguments(self):
         self.assertEqual([], commands.problems('blockpath series apply',
                                                whole=False))
-        self.assertEqual(1, len(commands.problems('blockpath series aply',
-                                                  whole=False)))
+        self.assertEqual([], commands.problems('cinder reset-state',
+                                               whole=False))
+        for line in ('blockpath series aply', 'cinder reset', 'openstack go'):
+            self.assertEqual(1, len(commands.problems(line, whole=False)))
 
-    def test_what_is_none_of_ours(self):
+    def test_what_is_no_command(self):
         text = ("git am a.patch\nblockpath: it's failed\n"
                 'Usage: ./run demo   moves\nblockpath series fetch [TREE]...\n'
                 './run blockpath ...    the command')
-        self.assertEqual([], list(commands.ours(text)))
+        self.assertEqual([], list(commands.known(text)))
 
     def test_run_tells_what_it_takes(self):
         self.assertLessEqual({'demo', 'tests', 'docs', 'blockpath', 'setup'},
