@@ -195,7 +195,7 @@ class StepsTest(testtools.TestCase):
     def test_quick_is_the_beginning(self):
         quick, whole = self.names(True), self.names(False)
         self.assertEqual(quick, whole[:len(quick)])
-        for name in ('style', 'shell', 'types', 'unit', 'series'):
+        for name in ('style', 'shell', 'types', 'unit', 'series', 'docs'):
             self.assertIn(name, quick)
         for name in ('nova-libvirt', 'nova-functional', 'lab-demo'):
             self.assertNotIn(name, quick)
