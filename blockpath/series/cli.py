@@ -200,9 +200,12 @@ def check(trees: tuple[str, ...]) -> None:
 
 @group.command()
 @RELEASE
-def releases(release: str | None) -> None:
+@click.option('--all', 'every', is_flag=True, help='Those of all releases.')
+def releases(release: str | None, every: bool) -> None:
     """List the trees of a release: release, tree, version; for scripts."""
     series = load()
-    for tree, pin in series.releases[release_of(
-            series, release, *series.trees())].items():
-        progress.say(f'{pin.release} {tree} {pin.version}')
+    names = list(series.releases) if every else [
+        release_of(series, release, *series.trees())]
+    for name in names:
+        for tree, pin in series.releases[name].items():
+            progress.say(f'{pin.release} {tree} {pin.version}')
