@@ -83,3 +83,13 @@ class CliTest(base.CheckoutCase):
     def test_releases(self):
         self.assertEqual('2026.2 nova 34.0.0\n',
                          self.run_cli('releases').output)
+
+    def test_releases_all(self):
+        text = self.toml()
+        self.write_toml(text + text[text.index('[releases.'):].replace(
+            '2026.2', '2026.1').replace('34.0.0', '33.0.2').partition(
+                '[[')[0])
+        self.assertEqual('2026.2 nova 34.0.0\n2026.1 nova 33.0.2\n',
+                         self.run_cli('releases', '--all').output)
+        self.assertEqual('2026.2 nova 34.0.0\n',
+                         self.run_cli('releases').output)
