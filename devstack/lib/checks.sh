@@ -29,13 +29,13 @@ function check_blockpath_settings {
     fi
     if [[ $BLOCKPATH_MULTIPATH == True && \
             $BLOCKPATH_ISCSI_INITIATOR == qemu ]]; then
-        warn $LINENO "QEMU's initiator uses one portal;" \
-            "BLOCKPATH_MULTIPATH is for what the hosts connect"
+        warn $LINENO "QEMU's initiator uses one portal; \
+BLOCKPATH_MULTIPATH is for what the hosts connect"
     fi
     if [[ -n $(blockpath_backends ceph) && \
             ,${DEVSTACK_PLUGINS:-}, != *,devstack-plugin-ceph,* ]]; then
-        warn $LINENO "CINDER_ENABLED_BACKENDS has a ceph backend, but" \
-            "devstack-plugin-ceph is not enabled"
+        warn $LINENO "CINDER_ENABLED_BACKENDS has a ceph backend, but \
+devstack-plugin-ceph is not enabled"
     fi
 }
 

@@ -188,8 +188,8 @@ function reverse_blockpath_series {
         then
             _blockpath_forget "$tree" "$folder"
         else
-            warn $LINENO "the blockpath series stays in $folder:" \
-                "$BLOCKPATH_ERROR"
+            warn $LINENO "the blockpath series stays in $folder: \
+$BLOCKPATH_ERROR"
         fi
     done 5<<<"$(tac "$BLOCKPATH_STATE/applied")"
 }

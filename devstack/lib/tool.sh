@@ -75,8 +75,8 @@ function remove_blockpath_state {
     # What could not be undone is still noted there.
     if [[ -s $BLOCKPATH_STATE/applied ]]; then
         rm -rf "$BLOCKPATH_STATE/venv"
-        warn $LINENO "kept $BLOCKPATH_STATE/applied: it names the trees that" \
-            "still hold the series"
+        warn $LINENO "kept $BLOCKPATH_STATE/applied: it names the trees that \
+still hold the series"
         return
     fi
     rm -rf "$BLOCKPATH_STATE"

@@ -31,16 +31,17 @@ function trueorfalse {
 }
 
 function err {
-    echo "[ERROR] line $1: ${*:2}" >&2
+    echo "[ERROR] line $1: $2" >&2
 }
 
+# One word, as err: what follows is not shown.
 function warn {
-    echo "[WARNING] line $1: ${*:2}" >&2
+    echo "[WARNING] line $1: $2" >&2
 }
 
 function die {
     set +o xtrace
-    err "$@"
+    err "$1" "${*:2}"
     exit 1
 }
 

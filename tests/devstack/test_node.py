@@ -69,6 +69,16 @@ class SettingsTest(base.TestCase):
         self.assertIn('has no prefix length; write ADDRESS/PREFIX', said)
         self.assertFalse((node.dest / 'nova').exists())
 
+    def test_warnings_are_whole(self):
+        """devstack shows one word of them; nothing is stacked after these."""
+        node = self.node(BLOCKPATH_ISCSI_INITIATOR='qemu', DISTRO='rhel9',
+                         ABSENT_PACKAGES='qemu-block-iscsi',
+                         DEVSTACK_PLUGINS='blockpath')
+        said = node.run('stack', ok=False)
+        self.assertIn('BLOCKPATH_MULTIPATH is for what the hosts connect\n',
+                      said)
+        self.assertIn('but devstack-plugin-ceph is not enabled\n', said)
+
     def test_no_block_driver_for_qemu(self):
         node = self.node('two-node-compute.conf')
         said = node.run('stack', ok=False, DISTRO='rhel9',

@@ -175,7 +175,7 @@ class SamplesTest(base.TestCase):
         self.assertEqual(brick, {key: cinder[key] for key in brick})
         # Unstacked, the files say what devstack had written.
         node.run('unstack')
-        parser = configparser.ConfigParser()
+        parser = configparser.RawConfigParser(default_section='')
         parser.read([nova, node.etc / 'cinder/cinder.conf'])
         self.assertEqual({'virt_type': 'qemu',
                           'iscsi_check_identity': 'true'},
