@@ -20,15 +20,22 @@ from blockpath import paths
 from blockpath.series import check as checking
 from blockpath.series import export as exporting
 from blockpath.series import fetch as fetching
+from blockpath.series import footer
 from blockpath.series import model
 from blockpath.series import progress
 from blockpath.series import refresh as refreshing
+from blockpath.series import review as reviewing
 from blockpath.series import target as targets
 from blockpath.series import trees as working
 
 RELEASE = click.option(
     '--release', metavar='R', help='An OpenStack release of '
     'patches/series.toml; its default when not given.')
+
+DEPENDS_ON = click.option(
+    '--depends-on', 'urls', metavar='TREE/PATCH=URL', multiple=True,
+    help="The change, as Gerrit shows it, of a patch of another tree that one "
+         "of these depends on; may be given several times.")
 
 
 def load() -> model.Series:
@@ -149,27 +156,70 @@ def refresh(tree: str, force: bool) -> None:
 @click.option('--tree', 'trees', metavar='TREE', multiple=True,
               help='Only this tree; may be given several times.')
 @click.option('--gerrit', is_flag=True,
-              help="Mails for git am and review: Change-Id, Signed-off-by.")
+              help='Mails for git am and review: Change-Id, Signed-off-by; '
+                   'for a branch see the command review.')
+@click.option('--numbered', is_flag=True,
+              help='-p1 patches that sort in their order, for build scripts '
+                   'that apply *.patch.')
 @click.option('--quilt', is_flag=True,
               help='-p1 patches and a series file, for packages.')
 @click.option('--kolla', is_flag=True,
               help="-p0 patches of the code alone, for Kolla's images.")
+@DEPENDS_ON
 @RELEASE
-def export(to: pathlib.Path, trees: tuple[str, ...], gerrit: bool,
-           quilt: bool, kolla: bool, release: str | None) -> None:
+def export(to: pathlib.Path, trees: tuple[str, ...], urls: tuple[str, ...],
+           release: str | None, **layouts: bool) -> None:
     """Write the series for other tools to DIR/<layout>/<tree>/.
 
-    Without --gerrit, --quilt or --kolla all three. DIR must be new or empty.
-    The commits' signer is git's user.name and user.email.
+    Without --gerrit, --numbered, --quilt or --kolla all four. DIR must be
+    new or empty. The signer of --gerrit is git's user.name and user.email.
     """
     series = load()
     wanted = list(trees or series.trees())
     name = release_of(series, release, *wanted)
-    chosen = tuple(layout for layout, flag in zip(
-        exporting.LAYOUTS, (gerrit, quilt, kolla)) if flag)
-    for line in exporting.export(series, wanted, name,
-                                 chosen or exporting.LAYOUTS, to):
+    chosen = tuple(layout for layout in exporting.LAYOUTS if layouts[layout])
+    known = footer.parse_urls(series, urls)
+    chosen = chosen or exporting.LAYOUTS
+    for line in exporting.export(series, wanted, name, chosen, to, known):
         progress.say(line)
+    if 'gerrit' in chosen:
+        for warning in footer.missing((patch for tree in wanted for patch in
+                                       series.patches[tree]), known):
+            progress.note(f'warning: {warning}')
+
+
+@group.command()
+@click.argument('tree')
+@click.option('--to', metavar='DIR', required=True,
+              type=click.Path(path_type=pathlib.Path),
+              help="A clone of upstream's repository.")
+@click.option('--branch', default='blockpath', show_default=True,
+              help="The branch's name.")
+@click.option('--onto', metavar='COMMIT',
+              help='What the branch begins at, such as origin/master; the '
+                   'commit checked out when not given.')
+@DEPENDS_ON
+@RELEASE
+def review(tree: str, to: pathlib.Path, branch: str, onto: str | None,
+           urls: tuple[str, ...], release: str | None) -> None:
+    """Make a branch in a clone that git review takes, a commit each patch.
+
+    Each commit has its Change-Id, the same each time, so that the branch
+    made again becomes new patch sets of the same changes. The signer is the
+    clone's user.name and user.email. Where upstream moved, hooks are merged
+    three ways; what conflicts is named, and the clone stays as it was.
+
+    Then, in DIR: git switch blockpath; git review --topic blockpath
+    """
+    series = load()
+    name = release_of(series, release, tree)
+    made = reviewing.Review(series, tree, name, to, branch).make(
+        onto, footer.parse_urls(series, urls))
+    progress.say(made.message)
+    for path in made.merged:
+        progress.say(f'  merged into another version of {path}')
+    for warning in made.missing:
+        progress.note(f'warning: {warning}')
 
 
 @group.command()

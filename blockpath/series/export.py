@@ -11,19 +11,17 @@
 #    under the License.
 """The series in the forms that reviewers and deployment tools take."""
 
-import dataclasses
-import hashlib
 import pathlib
 import shutil
 import tempfile
 
 from blockpath import errors
+from blockpath.series import footer
 from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import plan
 from blockpath.series import target
 
-LAYOUTS = ('gerrit', 'quilt', 'kolla')
 #: Kolla's images run patch in /, so this is where -p0 finds the packages.
 KOLLA = 'var/lib/kolla/venv/lib/python3/site-packages/'
 _DIFF = ('--full-index', '--no-renames', '--no-color', '--no-ext-diff',
@@ -35,9 +33,11 @@ class ExportError(errors.BlockpathError):
 
 
 def export(series: model.Series, wanted: list[str], release: str,
-           layouts: tuple[str, ...], to: pathlib.Path) -> list[str]:
+           layouts: tuple[str, ...], to: pathlib.Path,
+           urls: footer.Urls) -> list[str]:
     """Write ``to``/<layout>/<tree>/; returns a line for each of them.
 
+    :param urls: of the changes that others depend on
     :raises ExportError: the folder holds something already
     :raises plan.PlanError: a patch does not fit the pristine release
     """
@@ -51,7 +51,8 @@ def export(series: model.Series, wanted: list[str], release: str,
         staged.mkdir()
         for tree in wanted:
             if series.patches[tree]:
-                lines += _export_tree(series, tree, release, layouts, staged)
+                lines += _export_tree(series, tree, release, layouts, staged,
+                                      urls)
         # mkdtemp's mode is for the owner alone; a plain mkdir's is not.
         if to.exists():
             to.rmdir()
@@ -59,36 +60,24 @@ def export(series: model.Series, wanted: list[str], release: str,
     return lines
 
 
-def change_id(tree: str, name: str) -> str:
-    """Gerrit's id of a change: the same at each export."""
-    digest = hashlib.sha1(f'blockpath {tree} {name}'.encode()).hexdigest()
-    return f'I{digest}'
-
-
-def signer(series: model.Series) -> str:
-    """Name and address for Signed-off-by, from git's configuration."""
-    repository = git.Git(series.root)
-    target.refuse_anonymous(repository)
-    who = repository.run('var', 'GIT_COMMITTER_IDENT', isolated=False)
-    return who.decode().rpartition('>')[0] + '>'
-
-
 def _export_tree(series: model.Series, tree: str, release: str,
-                 layouts: tuple[str, ...], to: pathlib.Path) -> list[str]:
+                 layouts: tuple[str, ...], to: pathlib.Path,
+                 urls: footer.Urls) -> list[str]:
     steps = plan.Planner(series, tree, release).reference(release)
     lines = []
     with tempfile.TemporaryDirectory(prefix='blockpath-') as name:
         repository = git.Git(pathlib.Path(name))
         base = _small_base(repository, steps)
-        who = signer(series)
-        signed = [_signed(repository, step, who) for step in steps]
         for layout in layouts:
             folder = to / layout / tree
             folder.mkdir(parents=True)
-            commits = _commits(repository, base,
-                               signed if layout == 'gerrit' else steps)
-            count = {'gerrit': _gerrit, 'quilt': _quilt, 'kolla': _kolla}[
-                layout](repository, folder, steps, commits)
+            shown = steps
+            if layout == 'gerrit':
+                who = footer.signer(git.Git(series.root))
+                shown = [footer.signed(series, repository, step, who, urls)
+                         for step in steps]
+            commits = _commits(repository, base, shown)
+            count = _WRITERS[layout](repository, folder, steps, commits)
             lines.append(f'{layout}/{tree}: {count} patches')
     return lines
 
@@ -119,23 +108,9 @@ def _commits(repository: git.Git, base: str,
     return commits
 
 
-def _signed(repository: git.Git, step: plan.Step, who: str) -> plan.Step:
-    patch = step.patch
-    trailers = [f'Depends-On: {change_id(*other.split("/", 1))}'
-                for other in patch.depends]
-    trailers += [f'Change-Id: {change_id(patch.tree, patch.name)}',
-                 f'Signed-off-by: {who}']
-    message = repository.run(
-        'interpret-trailers', '--if-exists=addIfDifferent',
-        *(part for each in trailers for part in ('--trailer', each)),
-        data=step.mail.message.encode()).decode()
-    return dataclasses.replace(
-        step, mail=dataclasses.replace(step.mail, message=message))
-
-
-def _gerrit(repository: git.Git, folder: pathlib.Path,
+def _numbered(repository: git.Git, folder: pathlib.Path,
             steps: list[plan.Step], commits: list[str]) -> int:
-    """Numbered mails for ``git am``, to be pushed for review."""
+    """-p1 mails whose names sort in their order, and nothing else."""
     for number, step in enumerate(steps, 1):
         (folder / f'{number:04}-{step.patch.name}.patch').write_bytes(
             _mail(repository, commits[number]))
@@ -180,3 +155,8 @@ def _write_series(folder: pathlib.Path, names: list[str]) -> int:
     (folder / 'series').write_text(
         ''.join(f'{name}.patch\n' for name in names))
     return len(names)
+
+
+_WRITERS = {'gerrit': _numbered, 'numbered': _numbered, 'quilt': _quilt,
+            'kolla': _kolla}
+LAYOUTS = tuple(_WRITERS)

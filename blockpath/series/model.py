@@ -30,6 +30,8 @@ else:
 
 #: Lower-case words; a leading digit would look like an order.
 NAME = re.compile(r'[a-z][a-z0-9]*(?:-[a-z0-9]+)*')
+#: As Gerrit's commit-msg hook makes it.
+CHANGE_ID = re.compile(r'I[0-9a-f]{40}')
 #: The Python package that each tree installs.
 PACKAGES = types.MappingProxyType(
     {'os-brick': 'os_brick', 'nova': 'nova', 'cinder': 'cinder'})
@@ -66,6 +68,8 @@ class Patch:
     depends: tuple[str, ...] = ()
     #: Why it has no release note although it changes code.
     no_release_note: str = ''
+    #: Gerrit's, where it is not the one made of the patch's name.
+    change_id: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +137,16 @@ class Series:
                 patches[tree].append(Patch(
                     tree, entry['name'], tuple(entry.get('files', ())),
                     tuple(entry.get('depends', ())),
-                    entry.get('no-release-note', '')))
+                    entry.get('no-release-note', ''),
+                    self._change_id(entry)))
         return patches
+
+    def _change_id(self, entry: dict[str, Any]) -> str:
+        given = str(entry.get('change-id', ''))
+        if given and not CHANGE_ID.fullmatch(given):
+            raise SeriesError(f'{self.file}: {entry["name"]}: change-id = '
+                              f'{given!r} is not I and 40 hex digits')
+        return given
 
     def trees(self) -> list[str]:
         """The trees, each after those that it imports."""

@@ -93,20 +93,11 @@ class GitTarget:
         self.release = release
         self.git = git.Git(folder)
         self.planner = plan.Planner(series, tree, release)
+        self._read = reader_at(self.git, 'HEAD')
 
     @property
     def _record(self) -> pathlib.Path:
         return self.git.git_dir() / 'blockpath' / f'{self.tree}.json'
-
-    def _read(self, path: str) -> model.File | None:
-        entry = self.git.text('ls-tree', 'HEAD', '--', path)
-        if not entry:
-            return None
-        mode, _, blob = entry.partition('\t')[0].split()
-        if mode not in ('100644', '100755'):
-            raise TargetError(f'{self.git.folder / path} is not a file')
-        return model.File(self.git.run('cat-file', 'blob', blob),
-                          mode == '100755')
 
     def record(self) -> dict[str, Any]:
         """What we noted when the series was applied here, if it still is."""
@@ -137,7 +128,7 @@ class GitTarget:
             return Result(False, f'{self.tree}: all patches are in '
                                  f'{self.git.folder} already')
         refuse_other(status, self.git.folder)
-        self._refuse_busy()
+        refuse_busy(self.git)
         refuse_anonymous(self.git)
         steps = self.planner.plan(self._read, status.done)
         base = self.git.commit_of('HEAD')
@@ -167,7 +158,7 @@ class GitTarget:
                     f'it is not known where they begin; use git reset')
             return Result(False, f'{self.tree}: not applied to '
                                  f'{self.git.folder}')
-        self._refuse_busy()
+        refuse_busy(self.git)
         if self.git.commit_of('HEAD') != record['tip']:
             raise TargetError(f'{self.git.folder}: there are commits on top '
                               f'of the series; rebase them away first')
@@ -176,12 +167,6 @@ class GitTarget:
             self._record.unlink(missing_ok=True)
         return Result(True, f'{self.tree}: {self.git.folder} is back at '
                             f'{record["base"][:12]}')
-
-    def _refuse_busy(self) -> None:
-        for name in _BUSY:
-            if (self.git.git_dir() / name).exists():
-                raise TargetError(f'{self.git.folder}: git is in the middle '
-                                  f'of a rebase or merge; end it first')
 
 
 class FolderTarget:
@@ -381,6 +366,20 @@ def replace(destination: pathlib.Path, file: model.File) -> None:
         raise
 
 
+def reader_at(repository: git.Git, commit: str) -> plan.Reader:
+    """Read files as a commit has them."""
+    def read(path: str) -> model.File | None:
+        entry = repository.text('ls-tree', commit, '--', path)
+        if not entry:
+            return None
+        mode, _, blob = entry.partition('\t')[0].split()
+        if mode not in ('100644', '100755'):
+            raise TargetError(f'{repository.folder / path} is not a file')
+        return model.File(repository.run('cat-file', 'blob', blob),
+                          mode == '100755')
+    return read
+
+
 def by_content(planner: plan.Planner, read: plan.Reader) -> Status:
     """Tell the state from the files alone, when nobody noted it."""
     done = planner.applied(read)
@@ -409,6 +408,13 @@ def refuse_other(status: Status, folder: pathlib.Path) -> None:
     if status.state == 'changed':
         raise TargetError(f'{folder} holds the series, but '
                           f'{status.detail} was edited since')
+
+
+def refuse_busy(repository: git.Git) -> None:
+    for name in _BUSY:
+        if (repository.git_dir() / name).exists():
+            raise TargetError(f'{repository.folder}: git is in the middle '
+                              f'of a rebase or merge; end it first')
 
 
 def refuse_anonymous(repository: git.Git) -> None:

@@ -98,11 +98,11 @@ def stored_hashes(series: model.Series, tree: str,
     return {series.short(file): fetch.sha256(file) for file in files}
 
 
-def commits(repository: git.Git, tip: str) -> list[Commit]:
-    """The commits after ``base``, oldest first."""
+def commits(repository: git.Git, tip: str, base: str = BASE) -> list[Commit]:
+    """The commits after ``base`` up to ``tip``, oldest first."""
     listing = repository.text('log', '-z', '--reverse', '--topo-order',
                               '--format=%an <%ae>%x01%aI%x01%B%x01%T',
-                              f'{BASE}..{tip}')
+                              f'{base}..{tip}')
     entries = [entry.split('\1') for entry in listing.split('\0') if entry]
     return [Commit(author, date, message.strip(), tree.strip())
             for author, date, message, tree in entries]
@@ -141,7 +141,7 @@ def apply(series: model.Series, tree: str, release: str) -> target.Result:
         return target.Result(False, f'{tree}: all patches are in '
                                     f'{series.short(work)} already')
     _refuse_own_work(series, repository)
-    _move(repository, tip)
+    move(repository, tip)
     write_record(series, tree, release, repository)
     return target.Result(True, f'{tree}: {series.short(work)} brought to the '
                                f'stored {len(series.patches[tree])} patches')
@@ -159,7 +159,7 @@ def reverse(series: model.Series, tree: str, release: str) -> target.Result:
     tip = build(series, tree, release, repository)
     if commits(repository, 'HEAD') != commits(repository, tip):
         _refuse_own_work(series, repository)
-    _move(repository, repository.commit_of(BASE))
+    move(repository, repository.commit_of(BASE))
     write_record(series, tree, release, repository)
     return target.Result(True, f'{tree}: {work} is pristine again')
 
@@ -192,7 +192,7 @@ def _refuse_own_work(series: model.Series, repository: git.Git) -> None:
                   f'{repository.folder.name}')
 
 
-def _move(repository: git.Git, tip: str) -> None:
+def move(repository: git.Git, tip: str) -> None:
     """Move branch and files; git refuses if that would lose an edit."""
     with git.uninterrupted():
         try:

@@ -30,7 +30,8 @@ class CliTest(base.CheckoutCase):
 
     def test_help(self):
         text = self.run_cli('--help').output
-        for name in ('fetch', 'apply', 'refresh', 'export', 'check'):
+        for name in ('fetch', 'apply', 'refresh', 'export', 'review',
+                     'check'):
             self.assertIn(f'  {name}', text)
             self.assertIn('Usage:', self.run_cli(name, '--help').output)
 
@@ -57,6 +58,23 @@ class CliTest(base.CheckoutCase):
         self.assertIn('merged into another version of nova/driver.py',
                       self.run_cli('apply', 'nova', '--to',
                                    str(folder)).output)
+
+    def test_review(self):
+        self.two_patches()
+        self.write_toml(self.toml().replace(
+            'name = "libvirt-move-guests"\n',
+            'name = "libvirt-move-guests"\ndepends = ["os-brick/log-in"]\n') +
+            '[releases."2026.2".os-brick]\nversion = "7"\nsha256 = "0"\n'
+            '[[patches.os-brick]]\nname = "log-in"\n')
+        clone = str(self.clone_upstream())
+        warned = self.run_cli('review', 'nova', '--to', clone).stderr
+        self.assertIn('warning: nova/libvirt-move-guests needs', warned)
+        result = self.run_cli(
+            'review', 'nova', '--to', clone, '--depends-on',
+            'os-brick/log-in=https://review.example.org/c/os-brick/+/1')
+        self.assertEqual('', result.stderr)
+        self.assertIn('branch blockpath', result.output)
+        self.run_cli('review', 'nova', code=2)
 
     def test_own_work(self):
         self.commit('libvirt: Mine', {'nova/mine.py': ''})
