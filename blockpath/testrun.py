@@ -18,6 +18,7 @@ step's output is in ``build/tests/<step>.log``.
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import os
@@ -30,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from typing import Any
 from typing import IO
 
@@ -180,10 +182,11 @@ def new_tests(series: model.Series, tree: str) -> Iterable[Step]:
                     OS_NOVA_DISABLE_EVENTLET_PATCHING='False'))
 
 
-def functional(folder: pathlib.Path, name: str, pattern: str) -> Work:
+def functional(folder: pathlib.Path, name: str, pattern: str,
+               **env: Any) -> Work:
     package = model.PACKAGES[folder.name]
     return suite(folder, name, pattern, f'./{package}/tests/functional',
-                 stall=STALL)
+                 stall=STALL, **env)
 
 
 # Running a step.
@@ -292,11 +295,12 @@ def command(*arguments: str, folder: pathlib.Path = paths.ROOT) -> Work:
     return work
 
 
-def call(log: IO[str], folder: pathlib.Path, *arguments: str) -> bool:
+def call(log: IO[str], folder: pathlib.Path, *arguments: str,
+         env: Mapping[str, str] = types.MappingProxyType({})) -> bool:
     log.write(f'$ {" ".join(arguments)}\n')
     log.flush()
-    with Child(list(arguments), folder, {'PYTHONUNBUFFERED': '1'}, log,
-               subprocess.STDOUT) as process:
+    with Child(list(arguments), folder, {'PYTHONUNBUFFERED': '1', **env},
+               log, subprocess.STDOUT) as process:
         return process.wait() == 0
 
 
@@ -449,27 +453,45 @@ def tree_style(series: model.Series, tree: str) -> Work:
     def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
         del tell
         repository = trees.open_tree(series, tree, series.default)
-        changed = changed_lines(repository)
-        with tempfile.TemporaryFile('w+') as found:
-            # N5xx come with neutron-lib, which is installed beside; they
-            # are Neutron's habits and not this tree's.
-            with Child([sys.executable, '-m', 'flake8', '--extend-ignore=N5',
-                        *sorted(changed)], repository.folder, {}, found,
-                       subprocess.STDOUT) as process:
-                process.wait()
-            found.seek(0)
-            ours = [line for line in found if is_ours(line, changed)]
+        changed = {path: lines for path, lines in changed_lines(
+            repository, trees.BASE, 'HEAD').items() if path.endswith('.py')}
+        ours = found_by(log, repository.folder, {}, changed,
+                        *flake8(repository.folder), *sorted(changed))
         log.writelines(ours)
         return Counts(failed=1) if ours else Counts(passed=1)
     return work
 
 
-def changed_lines(repository: git.Git) -> dict[str, set[int]]:
-    """Python files changed since the release -> the numbers of new lines."""
+def flake8(folder: pathlib.Path) -> list[str]:
+    """The module and its arguments that check a tree as upstream does."""
+    # N5xx come with neutron-lib, which is installed beside; they are
+    # Neutron's habits. I come with the order of imports, which Cinder's
+    # tox.ini alone asks for.
+    orders = 'import-order-style' in (folder / 'tox.ini').read_text('utf-8')
+    return ['flake8', f'--extend-ignore=N5{"" if orders else ",I"}']
+
+
+def found_by(log: IO[str], folder: pathlib.Path, env: dict[str, str],
+             changed: dict[str, set[int]], *arguments: str) -> list[str]:
+    """What a linter, a Python module, finds on the lines that changed."""
+    log.write(f'$ {" ".join(arguments)}\n')
+    log.flush()
+    with tempfile.TemporaryFile('w+') as found:
+        with Child([sys.executable, '-m', *arguments], folder, env, found,
+                   subprocess.STDOUT) as process:
+            if process.wait() == 0:
+                return []
+        found.seek(0)
+        return [line for line in found if is_ours(line, changed)]
+
+
+def changed_lines(repository: git.Git, before: str,
+                  after: str) -> dict[str, set[int]]:
+    """Files changed between two commits -> the numbers of new lines."""
     text = repository.run('diff', '--unified=0', '--no-renames', '--no-color',
                           '--diff-filter=AM', '--src-prefix=a/',
-                          '--dst-prefix=b/', trees.BASE, 'HEAD', '--',
-                          '*.py').decode('utf-8', 'replace')
+                          '--dst-prefix=b/', before, after).decode(
+                              'utf-8', 'replace')
     changed: dict[str, set[int]] = {}
     path = ''
     for line in text.split('\n'):
@@ -483,8 +505,8 @@ def changed_lines(repository: git.Git) -> dict[str, set[int]]:
 
 
 def is_ours(line: str, changed: dict[str, set[int]]) -> bool:
-    """Is a line of flake8's about one of ours? Its own errors always are."""
-    match = re.match(r'(?:\./)?([^:]+):(\d+):\d+: ', line)
+    """Is a linter's line about one of ours? Its own errors always are."""
+    match = re.match(r'(?:\./)?([^:]+):(\d+):(?:\d+:)? ', line)
     if not match:
         return bool(line.strip())
     return int(match[2]) in changed.get(match[1], set())

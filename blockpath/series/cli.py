@@ -164,13 +164,15 @@ def refresh(tree: str, force: bool) -> None:
 @click.option('--quilt', is_flag=True,
               help='-p1 patches and a series file, for packages.')
 @click.option('--kolla', is_flag=True,
-              help="-p0 patches of the code alone, for Kolla's images.")
+              help="-p0 patches of the code alone, a folder each image: "
+                   "the patches_path of kolla-build.")
 @DEPENDS_ON
 @RELEASE
 def export(to: pathlib.Path, trees: tuple[str, ...], urls: tuple[str, ...],
            release: str | None, **layouts: bool) -> None:
     """Write the series for other tools to DIR/<layout>/<tree>/.
 
+    Kolla's goes to DIR/kolla/<image>/, so that DIR/kolla is the patches_path.
     Without --gerrit, --numbered, --quilt or --kolla all four. DIR must be
     new or empty. The signer of --gerrit is git's user.name and user.email.
     """
@@ -224,13 +226,25 @@ def review(tree: str, to: pathlib.Path, branch: str, onto: str | None,
 
 @group.command()
 @click.argument('trees', metavar='[TREE]...', nargs=-1)
-def check(trees: tuple[str, ...]) -> None:
+@click.option('--each', is_flag=True,
+              help="Then run every commit by itself: upstream's style, and "
+                   'the tests that the series has by then. What passed is '
+                   'kept in .cache/each.')
+@click.option('--upstream', is_flag=True,
+              help="With --each: upstream's test modules of the hooked files "
+                   'as well; takes an hour.')
+@click.option('--fresh', is_flag=True,
+              help='With --each: run what passed before, too.')
+def check(trees: tuple[str, ...], each: bool, upstream: bool,
+          fresh: bool) -> None:
     """Prove that the series is whole, in order and without drift.
 
     Each file is stored and listed once; every patch applies exactly, with no
     fuzz and no offset, to the pristine release; hooks have their form and
     messages their reason; the trees in .trees hold what is stored.
     """
+    if (upstream or fresh) and not each:
+        raise click.UsageError('--upstream and --fresh go with --each')
     series = load()
     wanted = list(trees or series.trees())
     release_of(series, None, *wanted)
@@ -246,6 +260,10 @@ def check(trees: tuple[str, ...]) -> None:
             f'the series has {len(report.errors)} errors; the first: '
             f'{report.errors[0]}')
     progress.say('the series is in order')
+    if each:
+        # It runs tests, and so needs more packages than all else here.
+        from blockpath.series import each as running
+        running.check(series, wanted, upstream, fresh)
 
 
 @group.command()

@@ -219,12 +219,14 @@ class StyleTest(base.TestCase):
         (self.temp / 'c.txt').write_text('x\n')
         repository.run('add', '.')
         repository.run('commit', '--quiet', '-m', 'ours')
-        changed = testrun.changed_lines(repository)
-        self.assertEqual({'a.py': {2}, 'b.py': {1, 2}}, changed)
+        changed = testrun.changed_lines(repository, 'base', 'HEAD')
+        self.assertEqual({'a.py': {2}, 'b.py': {1, 2}, 'c.txt': {1}}, changed)
         for line, wanted in (('a.py:2:1: E1 x\n', True),
                              ('./a.py:2:1: E1 x\n', True),
                              ('a.py:3:1: E1 x\n', False),
                              ('b.py:2:80: E501 x\n', True),
+                             ('c.txt:1: D001 x\n', True),
+                             ('c.txt:2: D001 x\n', False),
                              ('There was a critical error\n', True),
                              ('\n', False)):
             self.assertEqual(wanted, testrun.is_ours(line, changed), line)

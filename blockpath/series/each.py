@@ -1,0 +1,292 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Each commit of the series by itself, as upstream's gate sees a change.
+
+A commit is checked out in a clone in ``.cache``, with the other trees as they
+were released unless a patch says that it needs them. There it passes
+upstream's style on what it changes, and every test that the series has by
+then. What passed is noted by the commit's id, which its whole history and
+content make, so an unchanged commit is not run again.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import sys
+import tempfile
+from typing import IO
+
+from blockpath import errors
+from blockpath.series import fetch
+from blockpath.series import git
+from blockpath.series import model
+from blockpath.series import progress
+from blockpath.series import target
+from blockpath.series import trees
+from blockpath import testrun
+
+_TEST = re.compile(r'(?:^|/)test_[^/]+\.py$')
+#: What upstream's pep8 jobs run besides flake8: the tree, the files that it
+#: takes, and how. It prints ``path:line: …`` of what it finds.
+_LINTERS = (
+    ('nova', ('.py', '.rst', '.yaml'), (
+        'codespell_lib', '--quiet-level=4',
+        '--ignore-words=doc/dictionary.txt')),
+    ('cinder', ('.rst',), ('doc8', '-q')),
+    ('os-brick', ('.rst',), ('doc8', '-q')),
+)
+
+
+class EachError(errors.BlockpathError):
+    """A commit does not pass by itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Commit:
+    """One commit and what is to be run at it."""
+
+    tree: str
+    number: int
+    id: str
+    patches: tuple[model.Patch, ...]
+    upstream: bool
+
+    @property
+    def patch(self) -> model.Patch:
+        return self.patches[-1]
+
+    @property
+    def name(self) -> str:
+        return f'{self.tree}-{self.number:02}-{self.patch.name}'
+
+    @property
+    def needs(self) -> set[str]:
+        """The trees of which it needs the patched ones."""
+        return {other.partition('/')[0] for patch in self.patches
+                for other in patch.depends}
+
+
+def check(series: model.Series, wanted: list[str], upstream: bool,
+          fresh: bool) -> None:
+    """Run every commit of the trees named, telling one line for each.
+
+    :param upstream: run upstream's tests of the files that it hooks as well
+    :param fresh: run what passed before, too
+    :raises EachError: a commit failed
+    """
+    testrun.LOGS.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for tree in wanted:
+        with _clone(series, tree) as clone:
+            for commit in _commits(series, tree, upstream):
+                if not _one(series, clone, commit, fresh):
+                    failed.append(commit.name)
+    if failed:
+        raise EachError(f'{len(failed)} commits do not pass by themselves; '
+                        f'the first: {failed[0]}, see '
+                        f'{series.short(testrun.LOGS)}/{failed[0]}.log')
+
+
+def _commits(series: model.Series, tree: str,
+             upstream: bool) -> Iterator[Commit]:
+    repository = trees.open_tree(series, tree, series.default)
+    tip = trees.build(series, tree, series.default, repository)
+    patches = series.patches[tree]
+    ids = repository.commits(trees.BASE, tip)
+    for number, commit in enumerate(ids, 1):
+        yield Commit(tree, number, commit, tuple(patches[:number]), upstream)
+
+
+@contextlib.contextmanager
+def _clone(series: model.Series, tree: str) -> Iterator[git.Git]:
+    """A clone of the tree, to check commits out in; gone afterwards."""
+    home = series.root / '.cache' / 'each'
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='clone-', dir=home) as name:
+        # testrun tells the tree by its folder's name.
+        folder = pathlib.Path(name) / tree
+        git.Git(home).run('clone', '--quiet', '--shared', '--no-checkout',
+                          str(series.work(tree, series.default)),
+                          str(folder))
+        yield git.Git(folder)
+
+
+def _one(series: model.Series, clone: git.Git, commit: Commit,
+         fresh: bool) -> bool:
+    note = series.root / '.cache' / 'each' / commit.tree / f'{commit.id}.json'
+    on = _on(series, commit)
+    known = target.read_json(note)
+    if not fresh and known.get('on') == on and (
+            known['upstream'] or not commit.upstream):
+        progress.say(f'{commit.name}: ok, {known["counts"]} (kept)')
+        return True
+    clone.run('checkout', '--quiet', '--force', '--detach', commit.id)
+    clone.run('clean', '--quiet', '-d', '-x', '--force')
+    counts = testrun.run_step(testrun.Step(
+        commit.name, _work(series, clone, commit)))
+    if counts.failed:
+        return False
+    target.write_json(note, {'on': on, 'upstream': commit.upstream,
+                             'counts': str(counts)})
+    return True
+
+
+def _on(series: model.Series, commit: Commit) -> dict[str, str]:
+    """What else than the commit a result depends on."""
+    on = {other: series.pin(other, series.default).version
+          for other in series.trees() if other != commit.tree}
+    on |= {other: series.digest(other, series.default)
+           for other in commit.needs}
+    constraints = series.root / 'constraints.txt'
+    if constraints.is_file():
+        on['constraints'] = fetch.sha256(constraints)
+    return on
+
+
+def _path(series: model.Series, clone: git.Git, commit: Commit) -> str:
+    """PYTHONPATH: the commit, and the other trees as Zuul would have them."""
+    others = [
+        (series.work if other in commit.needs else series.base)(
+            other, series.default)
+        for other in series.trees() if other != commit.tree]
+    return os.pathsep.join(map(str, [clone.folder, *others]))
+
+
+def _work(series: model.Series, clone: git.Git,
+          commit: Commit) -> testrun.Work:
+    env = {'PYTHONPATH': _path(series, clone, commit),
+           'PYTHONDONTWRITEBYTECODE': '1'}
+
+    def work(log: IO[str], tell: Callable[[testrun.Counts], None]
+             ) -> testrun.Counts:
+        total = testrun.Counts()
+        for run in (_imports(clone, commit, env), _style(clone, commit, env),
+                    _opts(clone, commit, env),
+                    *_suites(series, clone, commit, env)):
+            done = total
+            total += run(log, lambda counts: tell(done + counts))
+        return total
+    return work
+
+
+def _imports(clone: git.Git, commit: Commit,
+             env: dict[str, str]) -> testrun.Work:
+    """Not the tree in .trees, which .venv has on its path as well."""
+    package = model.PACKAGES[commit.tree]
+    return _passing(clone, env, sys.executable, '-c',
+                    f'import {package}, os, sys; sys.exit(not os.path.'
+                    f'samefile({package}.__path__[0], {package!r}))')
+
+
+def _passing(clone: git.Git, env: dict[str, str],
+             *arguments: str) -> testrun.Work:
+    """A command that is no test: it adds to the count when it fails."""
+    def work(log: IO[str], tell: Callable[[testrun.Counts], None]
+             ) -> testrun.Counts:
+        del tell
+        return testrun.Counts(failed=not testrun.call(
+            log, clone.folder, *arguments, env=env))
+    return work
+
+
+def _opts(clone: git.Git, commit: Commit,
+          env: dict[str, str]) -> testrun.Work:
+    """Cinder's list of options is generated, and compared by its gate."""
+    script = 'tools/config/check_uptodate.sh'
+    if not (clone.folder / script).is_file():
+        return _passing(clone, env, 'true')
+    path = f'{pathlib.Path(sys.executable).parent}{os.pathsep}'
+    return _passing(clone, env | {'PATH': path + os.environ['PATH']},
+                    'bash', script)
+
+
+def _style(clone: git.Git, commit: Commit,
+           env: dict[str, str]) -> testrun.Work:
+    """Upstream's linters, on the lines that the commit changes."""
+    def work(log: IO[str], tell: Callable[[testrun.Counts], None]
+             ) -> testrun.Counts:
+        del tell
+        changed = testrun.changed_lines(clone, f'{commit.id}^', commit.id)
+        code = sorted(path for path in changed if path.endswith('.py'))
+        found = testrun.found_by(log, clone.folder, env, changed,
+                                 *testrun.flake8(clone.folder), *code
+                                 ) if code else []
+        for tree, ends, arguments in _LINTERS:
+            files = sorted(path for path in changed if path.endswith(ends))
+            if tree == commit.tree and files:
+                found += testrun.found_by(log, clone.folder, env, changed,
+                                          *arguments, *files)
+        log.writelines(found)
+        return testrun.Counts(failed=len(found))
+    return work
+
+
+def _suites(series: model.Series, clone: git.Git, commit: Commit,
+            env: dict[str, str]) -> Iterator[testrun.Work]:
+    """The new tests of this commit and those before it, and upstream's."""
+    modules = {path for patch in commit.patches for path in patch.files
+               if _TEST.search(path)}
+    if commit.upstream:
+        modules |= upstreams(clone, commit)
+    on_path = env['PYTHONPATH']
+    unit, functional = _split(modules)
+    if unit:
+        yield testrun.suite(clone.folder, f'each-{commit.tree}-unit', unit,
+                            PYTHONPATH=on_path)
+    if functional:
+        yield testrun.functional(
+            clone.folder, f'each-{commit.tree}-functional', functional,
+            PYTHONPATH=on_path)
+
+
+def _split(modules: Iterable[str]) -> tuple[str, str]:
+    """Patterns of the unit tests and of the functional ones; may be empty."""
+    kinds: dict[bool, list[str]] = {False: [], True: []}
+    for path in sorted(modules):
+        kinds['/tests/functional/' in path].append(
+            path.removesuffix('.py').replace('/', r'\.'))
+    unit, functional = (f'^(?:{"|".join(names)})\\.' if names else ''
+                        for names in kinds.values())
+    return unit, functional
+
+
+def upstreams(clone: git.Git, commit: Commit) -> set[str]:
+    """Upstream's test modules of the files that the commit hooks.
+
+    A file's are those of its name, or its and its folder's, in the place
+    that mirrors its own or above; and those that the commit itself changes.
+    """
+    package = model.PACKAGES[commit.tree]
+    hooked = [pathlib.PurePosixPath(path) for path in clone.text(
+        'diff', '--name-only', '--diff-filter=M', f'{commit.id}^',
+        commit.id).split('\n') if path.startswith(f'{package}/')]
+    tests = [pathlib.PurePosixPath(path) for path in clone.text(
+        'ls-files', f'{package}/tests').split('\n') if _TEST.search(path)]
+    found = {str(path) for path in hooked if path in tests}
+    for path in hooked:
+        names = {f'test_{path.stem}.py', f'test_{path.stem}_driver.py',
+                 f'test_{path.parent.name}_{path.stem}.py'}
+        found |= {str(test) for test in tests if test.name in names and
+                  _mirrored(test) in path.parents}
+    return {path for path in found if '/tests/functional/' not in path}
+
+
+def _mirrored(test: pathlib.PurePosixPath) -> pathlib.PurePosixPath:
+    """The folder of what a test is about."""
+    parts = list(test.parent.parts)
+    del parts[1:3 if parts[2:3] == ['unit'] else 2]
+    return pathlib.PurePosixPath(*parts)
