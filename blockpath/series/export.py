@@ -14,6 +14,7 @@
 import pathlib
 import shutil
 import tempfile
+import types
 
 from blockpath import errors
 from blockpath.series import footer
@@ -22,6 +23,10 @@ from blockpath.series import model
 from blockpath.series import plan
 from blockpath.series import target
 
+#: The images that install the trees; all others are built upon them.
+IMAGES = types.MappingProxyType(
+    {'os-brick': 'openstack-base', 'nova': 'nova-base',
+     'cinder': 'cinder-base'})
 #: Kolla's images run patch in /, so this is where -p0 finds the packages.
 KOLLA = 'var/lib/kolla/venv/lib/python3/site-packages/'
 _DIFF = ('--full-index', '--no-renames', '--no-color', '--no-ext-diff',
@@ -36,6 +41,9 @@ def export(series: model.Series, wanted: list[str], release: str,
            layouts: tuple[str, ...], to: pathlib.Path,
            urls: footer.Urls) -> list[str]:
     """Write ``to``/<layout>/<tree>/; returns a line for each of them.
+
+    Kolla's are in ``to``/kolla/<image>/, so that its folder is the
+    ``patches_path`` of ``kolla-build``.
 
     :param urls: of the changes that others depend on
     :raises ExportError: the folder holds something already
@@ -69,7 +77,8 @@ def _export_tree(series: model.Series, tree: str, release: str,
         repository = git.Git(pathlib.Path(name))
         base = _small_base(repository, steps)
         for layout in layouts:
-            folder = to / layout / tree
+            place = IMAGES[tree] if layout == 'kolla' else tree
+            folder = to / layout / place
             folder.mkdir(parents=True)
             shown = steps
             if layout == 'gerrit':
@@ -78,7 +87,7 @@ def _export_tree(series: model.Series, tree: str, release: str,
                          for step in steps]
             commits = _commits(repository, base, shown)
             count = _WRITERS[layout](repository, folder, steps, commits)
-            lines.append(f'{layout}/{tree}: {count} patches')
+            lines.append(f'{layout}/{place}: {count} patches')
     return lines
 
 

@@ -101,7 +101,7 @@ class ExportTest(base.CheckoutCase):
     def test_kolla(self):
         """As Kolla's images do it: patch -p0 in /, code alone."""
         self.export('kolla')
-        home = self.to / 'kolla/nova'
+        home = self.to / 'kolla/nova-base'
         root = self.temp / 'root'
         packages = root / export.KOLLA
         shutil.copytree(self.install(), packages)
@@ -120,7 +120,7 @@ class ExportTest(base.CheckoutCase):
         self.export('kolla')
         self.assertEqual(
             ['libvirt-move-guests.patch', 'libvirt-move-disks-too.patch'],
-            (self.to / 'kolla/nova/series').read_text().split())
+            (self.to / 'kolla/nova-base/series').read_text().split())
 
     def test_folder_in_use(self):
         self.to.mkdir()
