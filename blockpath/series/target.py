@@ -45,7 +45,7 @@ class Status:
 
     ``state`` is one of: ``applied``, ``pristine``, ``partly`` (the first of
     the patches), ``other version`` (of the series), ``changed`` (since it was
-    applied), ``interrupted`` (on the way, to be rolled back), ``unknown``
+    applied), ``interrupted`` (a part of it is there, to be rolled back), ``unknown``
     (neither the release nor any state of the series).
     """
 
@@ -208,12 +208,19 @@ class FolderTarget:
         edited = self._edited(manifest)
         if edited:
             return Status('changed', edited[0])
+        if any(fingerprint(self._read(path)) != entry['after']
+               for path, entry in manifest['files'].items()):
+            return Status('interrupted', 'the release was installed over it')
         return Status('applied')
 
     def _edited(self, manifest: dict[str, Any]) -> list[str]:
-        """Files that are not as we left them."""
+        """Files that are neither as we left them nor as we found them.
+
+        pip, when it installs the release again, puts back what it brought.
+        """
         return [path for path, entry in manifest['files'].items()
-                if fingerprint(self._read(path)) != entry['after']]
+                if fingerprint(self._read(path)) not in (entry['before'],
+                                                         entry['after'])]
 
     def apply(self) -> Result:
         """Write what is missing of the series.

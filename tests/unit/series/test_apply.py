@@ -125,6 +125,20 @@ class FolderTest(ApplyCase):
     def test_reverse_of_nothing(self):
         self.assertFalse(self.reverse(self.unpack()).changed)
 
+    def test_installed_over(self):
+        """As pip does it: its own files again, and none of them gone."""
+        folder = self.install()
+        before = base.snapshot(folder)
+        self.apply(folder)
+        after = base.snapshot(folder)
+        self.install()
+        self.assertEqual('interrupted', self.state(folder))
+        self.apply(folder)
+        self.assertEqual(after, base.snapshot(folder))
+        self.install()
+        self.reverse(folder)
+        self.assertEqual(before, base.snapshot(folder))
+
     def test_reverse_keeps_an_edit(self):
         folder = self.unpack()
         self.apply(folder)
