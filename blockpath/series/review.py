@@ -13,11 +13,12 @@
 
 The commits are made beside the work tree, so that a patch that does not fit
 what upstream became leaves the clone as it was. The branch then moves to them
-in one step; made again from the same series it stays where it is, and so do
-the patch sets in Gerrit.
+in one step. Made again, the commits before the first that changed stay, and
+so do their patch sets in Gerrit.
 """
 
 import dataclasses
+import itertools
 import pathlib
 
 from blockpath import errors
@@ -92,15 +93,14 @@ class Review:
         if not wanted:
             raise ReviewError(f'{base[:12]} in {self.git.folder} holds all '
                               f'patches of {self.tree} already')
-        tip = target.commit(self.git, base, wanted,
-                            committer_is_author=False)
+        tip = self._commit(base, old, wanted)
         missing = tuple(footer.missing(
             (step.patch for step in wanted), urls))
-        if old and self._same(base, old, tip):
+        self._move(old, base, tip)
+        if tip == old:
             return Result(f'{self.tree}: branch {self.branch} in '
                           f'{self.git.folder} is as it should be already',
                           missing=missing)
-        self._move(old, base, tip)
         return Result(f'{self.tree}: {len(wanted)} commits on {base[:12]}, '
                       f'branch {self.branch} in {self.git.folder}',
                       target.merged_in(steps), missing)
@@ -134,21 +134,35 @@ class Review:
                               f'another --branch, or rename it')
         return tip
 
-    def _same(self, base: str, old: str, new: str) -> bool:
-        """Do both tell the same, but for when they were committed?"""
-        return (self._records()[self.branch]['base'] == base and
-                trees.commits(self.git, old, base) ==
-                trees.commits(self.git, new, base))
+    def _commit(self, base: str, old: str, wanted: list[plan.Step]) -> str:
+        """Commit the steps; the first ones that are there already stay.
+
+        Gerrit makes a patch set of every commit that has another id.
+        """
+        tip = target.commit(self.git, base, wanted,
+                            committer_is_author=False)
+        if not old or self._records()[self.branch]['base'] != base:
+            return tip
+        pairs = zip(trees.commits(self.git, old, base),
+                    trees.commits(self.git, tip, base))
+        same = sum(1 for _ in itertools.takewhile(
+            lambda pair: pair[0] == pair[1], pairs))
+        kept = [base, *self.git.commits(base, old)][same]
+        return target.commit(self.git, kept, wanted[same:],
+                             committer_is_author=False)
 
     def _move(self, old: str, base: str, tip: str) -> None:
         with git.uninterrupted():
-            if old and self._checked_out():
-                trees.move(self.git, tip)
-            else:
-                self.git.run('branch', '--force', '--no-track', self.branch,
-                             tip)
+            if tip != old:
+                self._point(old, tip)
             target.write_json(self._record, self._records() | {
                 self.branch: {'base': base, 'tip': tip}})
+
+    def _point(self, old: str, tip: str) -> None:
+        if old and self._checked_out():
+            trees.move(self.git, tip)
+        else:
+            self.git.run('branch', '--force', '--no-track', self.branch, tip)
 
     def _records(self) -> dict[str, dict[str, str]]:
         return target.read_json(self._record)

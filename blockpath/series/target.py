@@ -45,8 +45,8 @@ class Status:
 
     ``state`` is one of: ``applied``, ``pristine``, ``partly`` (the first of
     the patches), ``other version`` (of the series), ``changed`` (since it was
-    applied), ``interrupted`` (a part of it is there, to be rolled back), ``unknown``
-    (neither the release nor any state of the series).
+    applied), ``interrupted`` (a part of it is there, to be rolled back),
+    ``unknown`` (neither the release nor any state of the series).
     """
 
     state: str

@@ -91,6 +91,8 @@ class CliTest(base.CheckoutCase):
     def test_wrong_usage(self):
         self.run_cli('apply', code=2)
         self.run_cli('apply', 'nova', '--reverse', '--status', code=2)
+        self.run_cli('check', '--fresh', code=2)
+        self.run_cli('check', '--upstream', code=2)
         for args in (('apply', 'glance'), ('fetch', '--release', '1'),
                      ('check', 'glance'),
                      ('apply', 'nova', '--to', '/nonexistent')):

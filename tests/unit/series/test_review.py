@@ -71,6 +71,11 @@ class ReviewCase(base.CheckoutCase):
         return review.Review(self.series, 'nova', base.RELEASE, self.clone,
                              branch).make(onto, urls)
 
+    def pass_time(self) -> None:
+        """What is committed from here on has another date."""
+        self.useFixture(fixtures.EnvironmentVariable(
+            'GIT_COMMITTER_DATE', '2030-01-01T00:00:00 +0000'))
+
     def messages(self, tip: str = 'blockpath') -> list[str]:
         listing = self.git.text('log', '-z', '--reverse', '--format=%B',
                                 f'master..{tip}')
@@ -114,6 +119,7 @@ class ReviewTest(ReviewCase):
 
     def test_made_again_it_stays(self):
         self.make()
+        self.pass_time()
         tip = self.git.commit_of('blockpath')
         self.assertIn('already', self.make().message)
         self.assertEqual(tip, self.git.commit_of('blockpath'))
@@ -121,6 +127,8 @@ class ReviewTest(ReviewCase):
     def test_made_again_after_a_change(self):
         self.make()
         before = self.change_ids()
+        first, second = self.git.commits('master', 'blockpath')
+        self.pass_time()
         self.commit('fixup! libvirt: Move disks too',
                     {'nova/disks.py': '#!/usr/bin/env python3\nA = 1\n'})
         git.Git(self.tree).run('rebase', '--quiet', '--autosquash',
@@ -130,6 +138,9 @@ class ReviewTest(ReviewCase):
         self.git.run('switch', '--quiet', 'blockpath')
         self.assertIn('2 commits', self.make().message)
         self.assertEqual(before, self.change_ids())
+        kept, other = self.git.commits('master', 'blockpath')
+        self.assertEqual(first, kept)
+        self.assertNotEqual(second, other)
         self.assertIn('A = 1', (self.clone / 'nova/disks.py').read_text())
         self.assertEqual([], self.git.changed())
 
@@ -160,6 +171,7 @@ class ReviewTest(ReviewCase):
     def test_what_upstream_merged_is_left_out(self):
         self.make()
         ids = self.change_ids()
+        self.pass_time()
         self.git.run('merge', '--quiet', '--ff-only', 'blockpath~1')
         self.assertIn('1 commits', self.make(onto='master').message)
         self.assertEqual(ids[1:], self.change_ids())
