@@ -228,11 +228,11 @@ def review(tree: str, to: pathlib.Path, branch: str, onto: str | None,
 @click.argument('trees', metavar='[TREE]...', nargs=-1)
 @click.option('--each', is_flag=True,
               help="Then run every commit by itself: upstream's style, and "
-                   'the tests that the series has by then. What passed is '
-                   'kept in .cache/each.')
+                   'the tests that the series has by then. It takes half an '
+                   'hour; what passed is kept in .cache/each.')
 @click.option('--upstream', is_flag=True,
               help="With --each: upstream's test modules of the hooked files "
-                   'as well; takes an hour.')
+                   'as well, for hours.')
 @click.option('--fresh', is_flag=True,
               help='With --each: run what passed before, too.')
 def check(trees: tuple[str, ...], each: bool, upstream: bool,
