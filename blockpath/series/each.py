@@ -26,8 +26,8 @@ import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import sys
-import tempfile
 from typing import IO
 
 from blockpath import errors
@@ -116,13 +116,16 @@ def _clone(series: model.Series, tree: str) -> Iterator[git.Git]:
     """A clone of the tree, to check commits out in; gone afterwards."""
     home = series.root / '.cache' / 'each'
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='clone-', dir=home) as name:
-        # testrun tells the tree by its folder's name.
-        folder = pathlib.Path(name) / tree
+    fetch.clear_partial(home, 'clone-')
+    # testrun tells the tree by its folder's name.
+    folder = home / f'clone-{os.getpid()}' / tree
+    try:
         git.Git(home).run('clone', '--quiet', '--shared', '--no-checkout',
                           str(series.work(tree, series.default)),
                           str(folder))
         yield git.Git(folder)
+    finally:
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def _one(series: model.Series, clone: git.Git, commit: Commit,
