@@ -178,8 +178,7 @@ def _work(series: model.Series, clone: git.Git,
              ) -> testrun.Counts:
         total = testrun.Counts()
         for run in (_imports(clone, commit, env), _style(clone, commit, env),
-                    _opts(clone, commit, env),
-                    *_suites(series, clone, commit, env)):
+                    *_opts(clone, env), *_suites(series, clone, commit, env)):
             done = total
             total += run(log, lambda counts: tell(done + counts))
         return total
@@ -206,15 +205,13 @@ def _passing(clone: git.Git, env: dict[str, str],
     return work
 
 
-def _opts(clone: git.Git, commit: Commit,
-          env: dict[str, str]) -> testrun.Work:
+def _opts(clone: git.Git, env: dict[str, str]) -> Iterator[testrun.Work]:
     """Cinder's list of options is generated, and compared by its gate."""
     script = 'tools/config/check_uptodate.sh'
-    if not (clone.folder / script).is_file():
-        return _passing(clone, env, 'true')
-    path = f'{pathlib.Path(sys.executable).parent}{os.pathsep}'
-    return _passing(clone, env | {'PATH': path + os.environ['PATH']},
-                    'bash', script)
+    if (clone.folder / script).is_file():
+        path = f'{pathlib.Path(sys.executable).parent}{os.pathsep}'
+        yield _passing(clone, env | {'PATH': path + os.environ['PATH']},
+                       'bash', script)
 
 
 def _style(clone: git.Git, commit: Commit,
