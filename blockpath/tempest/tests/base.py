@@ -33,6 +33,8 @@ class PathTest(manager.ScenarioTest):
     flag = ''
     #: Of which Nova decides by itself whether disks have to be copied.
     compute_min_microversion = '2.25'
+    #: That shows attachments, and tells users of failures.
+    volume_min_microversion = '3.44'
 
     @classmethod
     def skip_checks(cls) -> None:

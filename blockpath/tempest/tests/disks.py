@@ -79,7 +79,7 @@ class GuestDisk:
         self._run(f'rm -rf {self.RUN}; mkdir -p {self.RUN}; '
                   f'touch {self.RUN}/writing')
         self._run(f'printf "%s" "{_escaped(script)}" > {self.RUN}/writer')
-        self._run(f'nohup sh {self.RUN}/writer >/dev/null 2>&1 </dev/null &')
+        self._run(f'setsid sh {self.RUN}/writer >/dev/null 2>&1 </dev/null &')
 
     def written(self) -> int:
         """How many blocks the writer has written until now."""
