@@ -42,8 +42,13 @@ class Report:
     facts: list[str] = dataclasses.field(default_factory=list)
 
 
-def check(series: model.Series, wanted: list[str]) -> Report:
-    """Run every check on the trees named."""
+def check(series: model.Series, wanted: list[str],
+          needed: str | None = None) -> Report:
+    """Run every check on the trees named.
+
+    :param needed: the release that must have been fetched; the others are
+        checked where they are there
+    """
     report = Report()
     _names(series, report)
     for tree in wanted:
@@ -51,8 +56,9 @@ def check(series: model.Series, wanted: list[str]) -> Report:
         _mails(series, tree, report)
         for release in series.releases:
             if tree in series.releases[release]:
-                _applies(series, tree, release, report)
-        _drift(series, tree, report)
+                _applies(series, tree, release, needed or series.default,
+                         report)
+                _drift(series, tree, release, report)
         _size(series, tree, report)
     return report
 
@@ -154,7 +160,8 @@ def _mail(series: model.Series, patch: model.Patch, release: str,
             if hunk.context > 1:
                 report.errors.append(f'{place}: {hunk.context} lines of '
                                      f'context; make it with refresh (-U1)')
-            if hunk.changed > LONG_HUNK and not is_test(each.path):
+            if (hunk.changed > LONG_HUNK and not is_test(each.path) and
+                    release == series.default):
                 report.warnings.append(
                     f'{place}: {hunk.changed} changed lines; does some of '
                     f'it belong into a module?')
@@ -185,13 +192,13 @@ def _release_note(patch: model.Patch, hooked: list[str],
             f'add one, or say why not: no-release-note in series.toml')
 
 
-def _applies(series: model.Series, tree: str, release: str,
+def _applies(series: model.Series, tree: str, release: str, needed: str,
              report: Report) -> None:
     if not series.base(tree, release).is_dir():
         message = (f'{tree} {release} is not fetched, so its patches were '
                    f'not tried; run: blockpath series fetch --release '
                    f'{release} {tree}')
-        (report.errors if release == series.default
+        (report.errors if release == needed
          else report.warnings).append(message)
         return
     planner = plan.Planner(series, tree, release)
@@ -199,26 +206,30 @@ def _applies(series: model.Series, tree: str, release: str,
     def attempt() -> None:
         steps = planner.reference(release)
         merged = sum(each.merged for step in steps for each in step.changes)
-        report.facts.append(
-            f'{tree} {release}: {len(steps)} patches apply exactly'
-            if not merged else f'{tree} {release}: {len(steps)} patches '
-                               f'apply, {merged} hooked files merged')
+        own = sum(series.hooks(step.patch, release)[1] == release
+                  for step in steps) if release != series.default else 0
+        fact = f'{tree} {release}: {len(steps)} patches apply'
+        fact += f', {merged} hooked files merged' if merged else ' exactly'
+        fact += f', {own} by hooks of its own' if own else ''
+        report.facts.append(fact)
     _guarded(report, attempt)
 
 
-def _drift(series: model.Series, tree: str, report: Report) -> None:
-    work = series.work(tree, series.default)
-    if not work.is_dir() or not series.base(tree, series.default).is_dir():
+def _drift(series: model.Series, tree: str, release: str,
+           report: Report) -> None:
+    work = series.work(tree, release)
+    if not work.is_dir() or not series.base(tree, release).is_dir():
         return
+    where = '' if release == series.default else f' --release {release}'
 
     def compare() -> None:
-        status = trees.status(series, tree, series.default)
+        status = trees.status(series, tree, release)
         if status.state != 'applied':
             report.errors.append(
                 f'{series.short(work)} and the stored patches differ '
                 f'({status.detail or status.state}); run blockpath series '
-                f'refresh {tree}, or apply {tree}')
-        changed = trees.open_tree(series, tree, series.default).changed()
+                f'refresh {tree}{where}, or apply {tree}{where}')
+        changed = trees.open_tree(series, tree, release).changed()
         if changed:
             report.warnings.append(f'{series.short(work)}: {len(changed)} '
                                    f'files changed but not committed')

@@ -22,6 +22,7 @@ from blockpath.series import export as exporting
 from blockpath.series import fetch as fetching
 from blockpath.series import footer
 from blockpath.series import model
+from blockpath.series import own
 from blockpath.series import progress
 from blockpath.series import refresh as refreshing
 from blockpath.series import review as reviewing
@@ -83,7 +84,8 @@ def fetch(trees: tuple[str, ...], release: str | None) -> None:
               help='A git clone of upstream, an unpacked sdist, or a '
                    'site-packages folder; without it the tree in .trees.')
 @RELEASE
-@click.option('--reverse', is_flag=True, help='Undo it.')
+@click.option('--reverse', is_flag=True,
+              help='Undo it; without a tree in .trees, make a pristine one.')
 @click.option('--status', is_flag=True,
               help='Only say how things stand; 0 when applied, else 3.')
 @click.pass_context
@@ -130,22 +132,30 @@ def _status(ctx: click.Context, series: model.Series, tree: str, release: str,
 @click.argument('tree')
 @click.option('--force', is_flag=True,
               help='Overwrite stored files that were edited here.')
-def refresh(tree: str, force: bool) -> None:
+@RELEASE
+def refresh(tree: str, force: bool, release: str | None) -> None:
     """Turn the commits in .trees/<release>/TREE into patches and files.
 
     Edits of upstream's files become patches/TREE/<subject>.patch, files that
     are new go to TREE/ at the same path, and patches/series.toml lists both.
     Reword, reorder or squash with git rebase -i base, then refresh.
+
+    With another release than the default, its tree holds the same patches.
+    Those that a three-way merge of the stored ones does not give become hooks
+    of the release's own, patches/TREE/R/<subject>.patch.
     """
     series = load()
-    release_of(series, None, tree)
-    lines = refreshing.refresh(series, tree, force)
+    name = release_of(series, release, tree)
+    if name == series.default:
+        lines = refreshing.refresh(series, tree, force)
+    else:
+        lines = own.refresh(series, tree, name)
     for line in lines:
         progress.say(line)
     count = len(load().patches[tree])
     unchanged = '' if lines else ', nothing changed'
     progress.say(f'{tree}: {count} patches{unchanged}')
-    changed = working.open_tree(series, tree, series.default).changed()
+    changed = working.open_tree(series, tree, name).changed()
     if changed:
         progress.note(f'{len(changed)} files are changed but not committed '
                       f'there and are in no patch: {", ".join(changed[:3])}')
@@ -226,6 +236,9 @@ def review(tree: str, to: pathlib.Path, branch: str, onto: str | None,
 
 @group.command()
 @click.argument('trees', metavar='[TREE]...', nargs=-1)
+@click.option('--release', metavar='R', help='The release that has to be '
+              'fetched; the default one when not given. The others are '
+              'checked as far as they are.')
 @click.option('--each', is_flag=True,
               help="Then run every commit by itself: upstream's style, and "
                    'the tests that the series has by then. It takes half an '
@@ -235,8 +248,8 @@ def review(tree: str, to: pathlib.Path, branch: str, onto: str | None,
                    'as well, for hours.')
 @click.option('--fresh', is_flag=True,
               help='With --each: run what passed before, too.')
-def check(trees: tuple[str, ...], each: bool, upstream: bool,
-          fresh: bool) -> None:
+def check(trees: tuple[str, ...], release: str | None, each: bool,
+          upstream: bool, fresh: bool) -> None:
     """Prove that the series is whole, in order and without drift.
 
     Each file is stored and listed once; every patch applies exactly, with no
@@ -247,8 +260,8 @@ def check(trees: tuple[str, ...], each: bool, upstream: bool,
         raise click.UsageError('--upstream and --fresh go with --each')
     series = load()
     wanted = list(trees or series.trees())
-    release_of(series, None, *wanted)
-    report = checking.check(series, wanted)
+    report = checking.check(series, wanted,
+                            release_of(series, release, *wanted))
     for fact in report.facts:
         progress.say(fact)
     for warning in report.warnings:

@@ -105,7 +105,7 @@ class Planner:
 
         steps = []
         for index in range(done, len(self.patches)):
-            step = self._step(index, current)
+            step = self.step(index, current)
             overlay |= {each.path: each.after for each in step.changes}
             steps.append(step)
         return steps
@@ -150,7 +150,11 @@ class Planner:
                 return count
         return None
 
-    def _step(self, index: int, current: Reader) -> Step:
+    def step(self, index: int, current: Reader) -> Step:
+        """What one patch makes of the tree that the ones before it left.
+
+        :raises PlanError: it does not fit
+        """
         patch = self.patches[index]
         letter = self.series.mail(patch, self.release)
         changes = [self._hook(index, each, current(each.path))

@@ -123,17 +123,10 @@ def apply(series: model.Series, tree: str, release: str) -> target.Result:
     :raises OwnWork: it has commits that are in no patch
     :raises plan.PlanError: a patch does not fit; nothing was changed
     """
-    pin = series.pin(tree, release)
-    if fetch.version_of(series.base(tree, release)) != pin.version:
-        raise TreeError(f'{tree} {pin.version} has not been fetched; run: '
-                        f'blockpath series fetch --release {release} {tree}')
+    _require_base(series, tree, release)
     work = series.work(tree, release)
     if not work.exists():
-        with progress.working(f'{tree}: making {series.short(work)}'):
-            _create(series, tree, release, work)
-        count = len(series.patches[tree])
-        return target.Result(True, f'{tree}: {count} patches on '
-                             f'{pin.version} in {series.short(work)}')
+        return _make(series, tree, release)
     repository = open_tree(series, tree, release)
     tip = build(series, tree, release, repository)
     if commits(repository, 'HEAD') == commits(repository, tip):
@@ -148,10 +141,12 @@ def apply(series: model.Series, tree: str, release: str) -> target.Result:
 
 
 def reverse(series: model.Series, tree: str, release: str) -> target.Result:
-    """Back to the pristine release.
+    """Back to the pristine release, or make its tree to start from.
 
     :raises OwnWork: it has commits that are in no patch
     """
+    if not series.work(tree, release).exists():
+        return _make(series, tree, release, pristine=True)
     repository = open_tree(series, tree, release)
     work = series.short(repository.folder)
     if repository.commit_of('HEAD') == repository.commit_of(BASE):
@@ -204,8 +199,27 @@ def move(repository: git.Git, tip: str) -> None:
                             if changed else exc.message)
 
 
+def _require_base(series: model.Series, tree: str, release: str) -> None:
+    pin = series.pin(tree, release)
+    if fetch.version_of(series.base(tree, release)) != pin.version:
+        raise TreeError(f'{tree} {pin.version} has not been fetched; run: '
+                        f'blockpath series fetch --release {release} {tree}')
+
+
+def _make(series: model.Series, tree: str, release: str,
+          pristine: bool = False) -> target.Result:
+    _require_base(series, tree, release)
+    work = series.work(tree, release)
+    with progress.working(f'{tree}: making {series.short(work)}'):
+        _create(series, tree, release, work, pristine)
+    count = 0 if pristine else len(series.patches[tree])
+    return target.Result(True, f'{tree}: {count} patches on '
+                         f'{series.pin(tree, release).version} in '
+                         f'{series.short(work)}')
+
+
 def _create(series: model.Series, tree: str, release: str,
-            work: pathlib.Path) -> None:
+            work: pathlib.Path, pristine: bool) -> None:
     prefix = f'.{tree}.partial-'
     fetch.clear_partial(work.parent, prefix)
     staged = work.parent / f'{prefix}{os.getpid()}'
@@ -217,8 +231,9 @@ def _create(series: model.Series, tree: str, release: str,
         exclude.parent.mkdir(exist_ok=True)
         exclude.write_text('\n'.join(_IGNORED) + '\n')
         _commit_base(repository, tree, series.pin(tree, release).version)
-        repository.run('reset', '--hard', '--quiet',
-                       build(series, tree, release, repository))
+        if not pristine:
+            repository.run('reset', '--hard', '--quiet',
+                           build(series, tree, release, repository))
         write_record(series, tree, release, repository)
         staged.rename(work)
     finally:

@@ -195,7 +195,8 @@ class CheckTest(base.CheckoutCase):
         self.assertIn('nova 2026.1: 2 patches apply, 2 hooked files merged',
                       self.check().facts)
         self._own_hook()
-        self.assertIn('nova 2026.1: 2 patches apply, 1 hooked files merged',
+        self.assertIn('nova 2026.1: 2 patches apply, 1 hooked files merged, '
+                      '1 by hooks of its own',
                       self.check().facts)
 
     def _own_hook(self):

@@ -9,6 +9,8 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+import shutil
+
 from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import refresh
@@ -81,6 +83,14 @@ class TreeTest(base.CheckoutCase):
         self.assertEqual(base.snapshot(self.base), base.snapshot(self.tree))
         self.assertTrue(self.apply().changed)
         self.assertFalse(self.apply().changed)
+
+    def test_reverse_makes_a_tree_to_start_from(self):
+        self.two_patches()
+        shutil.rmtree(self.tree)
+        result = trees.reverse(self.series, 'nova', base.RELEASE)
+        self.assertIn('0 patches on 34.0.0', result.message)
+        self.assertEqual(base.snapshot(self.base), base.snapshot(self.tree))
+        self.assertTrue(self.apply().changed)
 
     def test_not_fetched(self):
         self.base.rename(self.temp / 'gone')
