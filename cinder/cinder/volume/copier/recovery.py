@@ -34,7 +34,6 @@ from oslo_utils import timeutils
 
 from cinder import context as cinder_context
 from cinder.db import api as db_api
-from cinder.db import utils as db_utils
 from cinder import exception
 from cinder.i18n import _
 from cinder.message import message_field
@@ -531,7 +530,7 @@ class Recovery:
         """Delete a temporary volume, unless somebody has attached it."""
         if not target.conditional_update(
                 {'status': 'deleting'},
-                {'status': IDLE, 'attach_status': db_utils.Not(
+                {'status': IDLE, 'attach_status': target.Not(
                     fields.VolumeAttachStatus.ATTACHED)}):
             raise self._undecided(_('its temporary volume was attached'))
         self._rpcapi.delete_volume(self._context, target)

@@ -266,4 +266,4 @@ class VersionsTestCase(test.NoDBTestCase):
         data = objects.LibvirtLiveMigrateData(
             src_supports_dest_disk_xml=True)
         self.assertNotIn('src_supports_dest_disk_xml', data.obj_to_primitive(
-            '1.14')['nova_object.data'])
+            '1.13')['nova_object.data'])

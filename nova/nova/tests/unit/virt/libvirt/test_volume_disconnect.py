@@ -19,6 +19,7 @@ from oslo_utils.fixture import uuidsentinel as uuids
 
 from nova import context
 from nova import test
+from nova.tests import fixtures as nova_fixtures
 from nova.tests.unit import fake_instance
 from nova.virt import fake
 from nova.virt.libvirt import driver
@@ -36,6 +37,7 @@ class SharedVolumeTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
+        self.useFixture(nova_fixtures.LibvirtFixture())
         self.flags(host='here')
         self.ctxt = context.get_admin_context()
         self.drvr = driver.LibvirtDriver(fake.FakeVirtAPI(), False)

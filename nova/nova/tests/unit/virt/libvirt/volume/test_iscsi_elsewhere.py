@@ -113,6 +113,7 @@ class OwnDeviceTestCase(test.NoDBTestCase):
 
     def setUp(self):
         super().setUp()
+        self.useFixture(nova_fixtures.LibvirtFixture())
         self.devices = self.useFixture(Devices())
         self.host = mock.Mock()
         self.host.get_guest.side_effect = exception.InstanceNotFound(

@@ -270,9 +270,11 @@ class DriverTestCase(test.NoDBTestCase):
         self.assertRegex(
             self.drvr.get_volume_connector(mock.Mock())['initiator'], '^iqn')
 
+    @mock.patch.object(objects.InstanceList, 'get_by_host',
+                       return_value=objects.InstanceList(objects=[]))
     @mock.patch('nova.virt.libvirt.volume.iscsi_probe.probe',
                 return_value='Unknown driver \'iscsi\'')
-    def test_start_without_block_driver(self, probe):
+    def test_start_without_block_driver(self, probe, _instances):
         self.assertRaises(
             exception.InternalError, self.drvr.init_host, 'here')
         # Who does not ask for it does not need it.

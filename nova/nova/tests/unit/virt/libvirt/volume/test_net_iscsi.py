@@ -76,9 +76,14 @@ class NetISCSITestCase(test.NoDBTestCase):
             self.ctxt, self.info if info is None else info,
             mock.sentinel.instance)
 
+    def _config(self, info):
+        # As _get_volume_config does, which wants more or less on each release.
+        conf = self.drvr._get_volume_driver(info).get_config(info, DISK_INFO)
+        self.drvr._set_cache_mode(conf)
+        return conf
+
     def _disk(self):
-        return etree.fromstring(
-            self.drvr._get_volume_config(self.info, DISK_INFO).to_xml())
+        return etree.fromstring(self._config(self.info).to_xml())
 
     def _secret(self):
         return self.conn.secretLookupByUsage(USAGE, uuids.volume)
@@ -225,8 +230,7 @@ class NetISCSITestCase(test.NoDBTestCase):
         info = copy.deepcopy(self.info)
         info['data']['nova_initiator'] = {'name': 'qemu', 'host': 'here'}
         self.assertRaises(
-            exception.InvalidISCSIConnection, self.drvr._get_volume_config,
-            info, DISK_INFO)
+            exception.InvalidISCSIConnection, self._config, info)
 
     def test_extend(self):
         self._connect()
