@@ -13,8 +13,13 @@
 
 Steps that run a test suite count its tests, all others count as one. Each
 step's output is in ``build/tests/<step>.log``.
+
+The tools run in ``.venv``, with the default release. Another release's trees
+and what they need are in a ``.venv-<release>`` of its own, whose Python runs
+their suites.
 """
 
+import argparse
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -56,6 +61,9 @@ HEARTBEAT = 30.0
 #: In Nova's functional tests, with native threads, readers of the fixture of
 #: the cells' databases at times wait for one another for ever.
 STALL = 400.0
+#: Releases whose suites upstream runs with eventlet, which is how nova-compute
+#: starts there; some of the tests need it.
+EVENTLET = ('2025.2', '2026.1')
 #: Of Nova's functional tests those whose volumes move between hosts.
 FUNCTIONAL = (r'nova\.tests\.functional\.(?:(?:libvirt\.|compute\.)?'
               r'test_(?:numa_)?(?:live_migration|evacuate|multiattach|'
@@ -97,6 +105,32 @@ Work = Callable[[IO[str], Callable[[Counts], None]], Counts]
 
 
 @dataclasses.dataclass(frozen=True)
+class Trees:
+    """The patched trees of a release, and the Python that they run in."""
+
+    series: model.Series
+    release: str
+
+    @property
+    def is_default(self) -> bool:
+        return self.release == self.series.default
+
+    @property
+    def python(self) -> str:
+        if self.is_default:
+            return sys.executable
+        return str(paths.ROOT / f'.venv-{self.release}' / 'bin' / 'python')
+
+    @property
+    def without_eventlet(self) -> str:
+        """As upstream runs the release's suites: 'True' or 'False'."""
+        return str(self.release not in EVENTLET)
+
+    def work(self, tree: str) -> pathlib.Path:
+        return self.series.work(tree, self.release)
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
     name: str
     work: Work
@@ -104,14 +138,13 @@ class Step:
 
 def main(arguments: list[str]) -> int:
     """Run the steps; 0 when nothing failed."""
-    if arguments not in ([], ['quick']):
-        print('usage: ./run tests [quick]', file=sys.stderr)
-        return 2
+    series = model.Series(paths.ROOT)
+    wanted = parser(series).parse_args(arguments)
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
     total = Counts()
     failures = []
-    for step in steps(model.Series(paths.ROOT), quick=bool(arguments)):
+    for step in steps(Trees(series, wanted.release), bool(wanted.quick)):
         counts = run_step(step)
         total += counts
         if counts.failed:
@@ -122,71 +155,116 @@ def main(arguments: list[str]) -> int:
     return 1 if failures else 0
 
 
-def steps(series: model.Series, quick: bool) -> Iterable[Step]:
+def parser(series: model.Series) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog='./run tests', description=(
+        'Run the tests. Each step\'s output is in build/tests/<step>.log.'))
+    result.add_argument('quick', nargs='?', choices=('quick',),
+                        help='only those of a few minutes')
+    result.add_argument('--release', metavar='R', choices=series.releases,
+                        default=series.default, help=(
+                            f'only those of the patched trees, on one of '
+                            f'{", ".join(series.releases)}'))
+    return result
+
+
+def steps(under: Trees, quick: bool) -> Iterable[Step]:
     """All steps, the quick ones first."""
+    if under.is_default:
+        yield from tool_steps()
+    yield Step('series', command(sys.executable, '-m', 'blockpath', 'series',
+                                 'check', '--release', under.release))
+    if under.is_default:
+        yield Step('docs', command(sys.executable, '-m', 'blockpath.docs'))
+    yield from tree_steps(under)
+    if not under.is_default:
+        yield Step('mixed', suite(
+            paths.ROOT, 'mixed', test_path='./tests/releases', workers=1,
+            BLOCKPATH_RELEASE=under.release))
+    if quick:
+        return
+    if under.is_default:
+        yield from machine_tests()
+    yield from suites(under)
+    if under.is_default:
+        for name in scenarios.whole():
+            yield Step(f'lab-{name}', command(
+                sys.executable, '-m', 'blockpath', 'lab', 'run', name))
+        # All that 'blockpath lab tempest' runs would take an hour more.
+        yield Step('lab-tempest', command(
+            sys.executable, '-m', 'blockpath', 'lab', 'tempest', '--regex',
+            r'^blockpath\.tempest'))
+
+
+def tool_steps() -> Iterable[Step]:
+    """The tools' own checks."""
     python = sys.executable
     yield Step('style', command(python, '-m', 'flake8', 'blockpath', 'doc',
                                 'tests'))
     yield Step('shell', shell_lint)
     yield Step('types', command(python, '-m', 'mypy', 'blockpath', 'tests'))
     yield Step('unit', suite(paths.ROOT, 'unit'))
-    yield Step('series', command(python, '-m', 'blockpath', 'series',
-                                 'check'))
-    yield Step('docs', command(python, '-m', 'blockpath.docs'))
-    for tree in series.trees():
-        if series.patches[tree]:
-            yield Step(f'style-{tree}', tree_style(series, tree))
-            yield from new_tests(series, tree)
-    yield Step('os-brick', suite(series.work('os-brick', series.default),
-                                 'os-brick'))
-    if quick:
-        return
-    yield from machine_tests()
-    nova = series.work('nova', series.default)
-    yield Step('nova-libvirt', suite(nova, 'nova-libvirt',
-                                     r'nova\.tests\.unit\.virt\.libvirt'))
-    yield Step('nova-functional', functional(nova, 'nova-functional',
-                                             FUNCTIONAL))
-    yield Step('cinder-volume', suite(series.work('cinder', series.default),
-                                      'cinder-volume', CINDER))
-    for name in scenarios.whole():
-        yield Step(f'lab-{name}', command(python, '-m', 'blockpath', 'lab',
-                                          'run', name))
+
+
+def tree_steps(under: Trees) -> Iterable[Step]:
+    """What the series brings to the trees, and os-brick's short suite."""
+    for tree in under.series.trees():
+        if under.series.patches[tree]:
+            yield Step(f'style-{tree}', tree_style(under, tree))
+            yield from new_tests(under, tree)
+    yield Step('os-brick', suite(under.work('os-brick'), 'os-brick',
+                                 python=under.python))
+
+
+def suites(under: Trees) -> Iterable[Step]:
+    """Upstream's long suites about volumes, in the patched trees."""
+    yield Step('nova-libvirt', suite(
+        under.work('nova'), 'nova-libvirt',
+        r'nova\.tests\.unit\.virt\.libvirt', python=under.python,
+        OS_NOVA_DISABLE_EVENTLET_PATCHING=under.without_eventlet))
+    yield Step('nova-functional', functional(
+        under.work('nova'), 'nova-functional', FUNCTIONAL,
+        python=under.python,
+        OS_NOVA_DISABLE_EVENTLET_PATCHING=under.without_eventlet))
+    yield Step('cinder-volume', suite(under.work('cinder'), 'cinder-volume',
+                                      CINDER, python=under.python))
 
 
 def machine_tests() -> Iterable[Step]:
     """Our tests that start guests and daemons: one at a time, for figures."""
     for folder in sorted((paths.ROOT / 'tests').iterdir()):
-        if folder.name != 'unit' and (folder / '__init__.py').exists():
+        if (folder.name not in ('unit', 'releases') and
+                (folder / '__init__.py').exists()):
             yield Step(folder.name, suite(
                 paths.ROOT, folder.name, test_path=f'./tests/{folder.name}',
                 workers=1))
 
 
-def new_tests(series: model.Series, tree: str) -> Iterable[Step]:
+def new_tests(under: Trees, tree: str) -> Iterable[Step]:
     """The tests that the series adds to a tree, run in the patched tree."""
-    added = [path for patch in series.patches[tree] for path in patch.files
-             if re.search(r'/test_[^/]+\.py$', path)]
-    work = series.work(tree, series.default)
+    added = [path for patch in under.series.patches[tree]
+             for path in patch.files if re.search(r'/test_[^/]+\.py$', path)]
+    work = under.work(tree)
     for kind, run in (('unit', suite), ('functional', functional)):
         modules = [path.removesuffix('.py').replace('/', r'\.')
                    for path in added if f'/tests/{kind}/' in path]
         if modules:
             name = f'{tree}-new-{kind}'
             pattern = f'^(?:{"|".join(modules)})\\.'
-            yield Step(name, run(work, name, pattern))
+            without = under.without_eventlet if run is functional else 'True'
+            yield Step(name, run(work, name, pattern, python=under.python,
+                                 OS_NOVA_DISABLE_EVENTLET_PATCHING=without))
             if name == 'nova-new-unit':
                 # nova-compute may still be run with it.
                 yield Step('nova-eventlet', suite(
-                    work, 'nova-eventlet', pattern,
+                    work, 'nova-eventlet', pattern, python=under.python,
                     OS_NOVA_DISABLE_EVENTLET_PATCHING='False'))
 
 
 def functional(folder: pathlib.Path, name: str, pattern: str,
-               **env: Any) -> Work:
+               python: str = sys.executable, **env: Any) -> Work:
     package = model.PACKAGES[folder.name]
     return suite(folder, name, pattern, f'./{package}/tests/functional',
-                 stall=STALL, **env)
+                 stall=STALL, python=python, **env)
 
 
 # Running a step.
@@ -306,15 +384,17 @@ def call(log: IO[str], folder: pathlib.Path, *arguments: str,
 
 def suite(folder: pathlib.Path, name: str, pattern: str = '',
           test_path: str = '', workers: int = 2,
-          stall: float | None = None, **env: str) -> Work:
+          stall: float | None = None, python: str = sys.executable,
+          **env: str) -> Work:
     """A step that is a test suite, run by stestr in so many processes.
 
     :param stall: after so many seconds in which no test ended it is run again,
         once
+    :param python: which runs it
     :param env: of these processes, beside what upstream's own runs have
     """
     results = LOGS / f'{name}.stestr'
-    arguments = [sys.executable, '-m', 'stestr', '--repo-url', str(results)]
+    arguments = [python, '-m', 'stestr', '--repo-url', str(results)]
     arguments += ['--test-path', test_path] if test_path else []
     arguments += ['run', '--subunit', '--concurrency', str(workers)]
     arguments += [pattern] if pattern else []
@@ -344,7 +424,7 @@ def suite(folder: pathlib.Path, name: str, pattern: str = '',
         result = Counting(log, tell)
         result.startTestRun()
         with Child(arguments, folder,
-                   _UPSTREAM | {'PYTHON': sys.executable} | env,
+                   _UPSTREAM | {'PYTHON': python} | env,
                    subprocess.PIPE, stderr) as process, \
                 result.watched(process, stall):
             subunit.ByteStreamToStreamResult(
@@ -445,18 +525,19 @@ def is_shell(path: pathlib.Path) -> bool:
         return False
 
 
-def tree_style(series: model.Series, tree: str) -> Work:
+def tree_style(under: Trees, tree: str) -> Work:
     """Upstream's own flake8 set-up on what the series brings to a tree.
 
     New files are checked whole, hooked ones on the lines that changed.
     """
     def work(log: IO[str], tell: Callable[[Counts], None]) -> Counts:
         del tell
-        repository = trees.open_tree(series, tree, series.default)
+        repository = trees.open_tree(under.series, tree, under.release)
         changed = {path: lines for path, lines in changed_lines(
             repository, trees.BASE, 'HEAD').items() if path.endswith('.py')}
         ours = found_by(log, repository.folder, {}, changed,
-                        *flake8(repository.folder), *sorted(changed))
+                        *flake8(repository.folder), *sorted(changed),
+                        python=under.python)
         log.writelines(ours)
         return Counts(failed=1) if ours else Counts(passed=1)
     return work
@@ -472,12 +553,13 @@ def flake8(folder: pathlib.Path) -> list[str]:
 
 
 def found_by(log: IO[str], folder: pathlib.Path, env: dict[str, str],
-             changed: dict[str, set[int]], *arguments: str) -> list[str]:
+             changed: dict[str, set[int]], *arguments: str,
+             python: str = sys.executable) -> list[str]:
     """What a linter, a Python module, finds on the lines that changed."""
     log.write(f'$ {" ".join(arguments)}\n')
     log.flush()
     with tempfile.TemporaryFile('w+') as found:
-        with Child([sys.executable, '-m', *arguments], folder, env, found,
+        with Child([python, '-m', *arguments], folder, env, found,
                    subprocess.STDOUT) as process:
             if process.wait() == 0:
                 return []

@@ -148,7 +148,7 @@ class StepTest(Case):
         output = io.StringIO()
         self.useFixture(fixtures.MonkeyPatch('sys.stdout', output))
         self.useFixture(fixtures.MonkeyPatch(
-            'blockpath.testrun.steps', lambda series, quick: steps))
+            'blockpath.testrun.steps', lambda under, quick: steps))
         return testrun.main([]), output.getvalue().splitlines()
 
     def test_last_line(self):
@@ -188,9 +188,10 @@ class StepTest(Case):
 
 class StepsTest(testtools.TestCase):
 
-    def names(self, quick: bool) -> list[str]:
-        return [step.name for step in testrun.steps(
-            model.Series(testrun.paths.ROOT), quick)]
+    def names(self, quick: bool, release: str = '') -> list[str]:
+        series = model.Series(testrun.paths.ROOT)
+        under = testrun.Trees(series, release or series.default)
+        return [step.name for step in testrun.steps(under, quick)]
 
     def test_quick_is_the_beginning(self):
         quick, whole = self.names(True), self.names(False)
@@ -203,6 +204,50 @@ class StepsTest(testtools.TestCase):
         for part in ('volumes', 'copying'):
             self.assertIn(part, scenarios.names())
             self.assertNotIn(f'lab-{part}', whole)
+
+    def test_other_releases_have_the_trees_alone(self):
+        for release in ('2026.1', '2025.2'):
+            quick, whole = (self.names(quick, release)
+                            for quick in (True, False))
+            self.assertEqual(quick, whole[:len(quick)])
+            self.assertEqual(
+                ['nova-libvirt', 'nova-functional', 'cinder-volume'],
+                whole[len(quick):])
+            for name in ('series', 'style-nova', 'nova-new-functional',
+                         'cinder-new-unit', 'os-brick', 'mixed'):
+                self.assertIn(name, quick)
+            for name in ('unit', 'types', 'kernel', 'lab-demo'):
+                self.assertNotIn(name, whole)
+
+    def test_python_of_a_release(self):
+        series = model.Series(testrun.paths.ROOT)
+        self.assertEqual(sys.executable,
+                         testrun.Trees(series, series.default).python)
+        under = testrun.Trees(series, '2026.1')
+        self.assertEqual(
+            str(testrun.paths.ROOT / '.venv-2026.1/bin/python'), under.python)
+        self.assertEqual(series.root / '.trees/2026.1/nova',
+                         under.work('nova'))
+
+    def test_arguments(self):
+        series = model.Series(testrun.paths.ROOT)
+        parser = testrun.parser(series)
+        for arguments, wanted in (
+                ([], (None, series.default)),
+                (['quick'], ('quick', series.default)),
+                (['--release', '2026.1'], (None, '2026.1')),
+                (['--release', '2025.2', 'quick'], ('quick', '2025.2'))):
+            found = parser.parse_args(arguments)
+            self.assertEqual(wanted, (found.quick, found.release))
+        for arguments, why in (
+                (['--release', '1999.1'], "invalid choice: '1999.1'"),
+                (['slow'], 'invalid choice'), (['--release'], 'expected')):
+            said = io.StringIO()
+            with fixtures.MonkeyPatch('sys.stderr', said):
+                error = self.assertRaises(SystemExit, parser.parse_args,
+                                          arguments)
+            self.assertEqual(2, error.code)
+            self.assertIn(why, said.getvalue())
 
 
 class StyleTest(base.TestCase):
