@@ -170,7 +170,7 @@ def refresh(tree: str, force: bool, release: str | None) -> None:
                    'for a branch see the command review.')
 @click.option('--numbered', is_flag=True,
               help='-p1 patches that sort in their order, for build scripts '
-                   'that apply *.patch.')
+                   'that apply all of a folder.')
 @click.option('--quilt', is_flag=True,
               help='-p1 patches and a series file, for packages.')
 @click.option('--kolla', is_flag=True,

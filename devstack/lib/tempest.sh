@@ -84,10 +84,24 @@ function _configure_blockpath_tempest_plugin {
     blockpath_iniset "$TEMPEST_CONFIG" blockpath \
         volume_migration_between_backends \
         "${BLOCKPATH_TEST_VOLUME_MIGRATION:-$between_backends}"
-    blockpath_iniset "$TEMPEST_CONFIG" blockpath multipath_dead_portal \
-        "$BLOCKPATH_TEST_DEAD_PORTAL"
-    blockpath_iniset "$TEMPEST_CONFIG" blockpath interrupted_migration \
-        "$BLOCKPATH_TEST_INTERRUPTED"
+    if [[ -n $BLOCKPATH_DEAD_PORTAL_TYPE ]]; then
+        blockpath_iniset "$TEMPEST_CONFIG" blockpath multipath_dead_portal True
+        blockpath_iniset "$TEMPEST_CONFIG" blockpath dead_portal_volume_type \
+            "$BLOCKPATH_DEAD_PORTAL_TYPE"
+    fi
+    if [[ $BLOCKPATH_TEST_INTERRUPTED == True ]]; then
+        _configure_blockpath_interruption
+    fi
+}
+
+# _configure_blockpath_interruption() - How to kill cinder-volume, and start it
+function _configure_blockpath_interruption {
+    local systemctl='sudo systemctl' unit=devstack@c-vol.service
+    blockpath_iniset "$TEMPEST_CONFIG" blockpath interrupted_migration True
+    blockpath_iniset "$TEMPEST_CONFIG" blockpath kill_volume_service \
+        "$systemctl kill --signal=SIGKILL $unit"
+    blockpath_iniset "$TEMPEST_CONFIG" blockpath start_volume_service \
+        "$systemctl restart $unit"
 }
 
 $_XTRACE_BLOCKPATH_TEMPEST

@@ -69,7 +69,9 @@ class TestCluster(testtools.TestCase):
         self.assertEqual([], [pid for pid in pids.values()
                               if pathlib.Path(f'/proc/{pid}').exists()])
         with socket.socket() as probe:
-            probe.bind((ceph.LOOPBACK, port))
+            # Old connections may linger; whoever listens still fails.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((ceph.LOOPBACK, port))
 
     def write(self, cluster: ceph.Cluster, text: bytes) -> None:
         with tempfile.TemporaryFile() as file:

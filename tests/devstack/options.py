@@ -26,6 +26,8 @@ import typing
 
 from oslo_config import cfg
 
+from blockpath.tempest import config as ours
+
 Groups = Iterable[tuple[typing.Any, Iterable[cfg.Opt]]]
 
 
@@ -62,7 +64,8 @@ def cinder(sections: set[str]) -> cfg.ConfigOpts:
 
 def tempest(sections: set[str]) -> cfg.ConfigOpts:
     config = importlib.import_module('tempest.config')
-    return registered(config.list_opts(), {each: each for each in sections})
+    groups = [*config.list_opts(), (ours.GROUP, ours.OPTS)]
+    return registered(groups, {each: each for each in sections})
 
 
 def main(kind: str, file: str, *folders: str) -> None:

@@ -63,9 +63,9 @@ class DifferentTargets(base.LibvirtMigrationMixin, base.ServersTestBase):
 
     @staticmethod
     def _volume(xml):
-        for disk in etree.fromstring(xml).iterfind('./devices/disk'):
-            if disk.find('alias').get('name') == f'ua-{VOLUME}':
-                return disk
+        # In older releases only a volume's disk has an alias.
+        alias = f'./devices/disk/alias[@name="ua-{VOLUME}"]'
+        return etree.fromstring(xml).find(alias).getparent()
 
     def _secret(self, compute):
         conn = compute.driver._host.get_connection()
