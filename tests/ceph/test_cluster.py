@@ -70,8 +70,8 @@ class TestCluster(testtools.TestCase):
                               if pathlib.Path(f'/proc/{pid}').exists()])
         with socket.socket() as probe:
             # Old connections may linger; whoever listens still fails.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((ceph.LOOPBACK, port))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((ceph.LOOPBACK, port))
 
     def write(self, cluster: ceph.Cluster, text: bytes) -> None:
         with tempfile.TemporaryFile() as file:
