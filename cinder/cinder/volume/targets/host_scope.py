@@ -348,8 +348,14 @@ def _in_the_making(attachment: Any) -> bool:
 
 
 def _by_old_api(attachment: Any) -> bool:
-    """Whether it is one that never has a connector."""
-    return not attachment.connector and attachment.attach_status == 'attached'
+    """Whether it is one that never has a connector.
+
+    That of a shelved server is attached without one too, until it is
+    unshelved; only the old API notes when.
+    """
+    return (not attachment.connector and
+            attachment.attach_status == 'attached' and
+            attachment.attach_time is not None)
 
 
 def _busy(volume: Any) -> bool:

@@ -16,6 +16,7 @@ from unittest import mock
 
 import ddt
 import fixtures
+from oslo_utils import timeutils
 
 from cinder import context
 from cinder import exception
@@ -709,7 +710,8 @@ class RestartTestCase(HostScopeTestCase):
         volume, other = self.volume(), self.volume()
         attachment = self.reserve(volume)
         told = self.connect(volume, LEFT)
-        attachment.update({'attach_status': 'attached'})
+        attachment.update({'attach_status': 'attached',
+                           'attach_time': timeutils.utcnow()})
         attachment.save()
         self.connect(volume, RIGHT)
         self.target.remove_export(self.context, volume)
@@ -718,6 +720,17 @@ class RestartTestCase(HostScopeTestCase):
         self.assertEqual({1: self.path(volume)}, self.shown())
         self.assertEqual(told, self.connect(volume, LEFT))
         self.target.terminate_connection(volume, {'initiator': LEFT})
+        self.assertIsNone(self.shown())
+
+    def test_attached_to_a_shelved_server(self):
+        """In use, but by no host until the server is unshelved."""
+        volume = self.volume()
+        attachment = self.reserve(volume)
+        attachment.update({'attach_status': 'attached'})
+        attachment.save()
+        self.connect(volume, LEFT, attachment)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+        self.detach(volume, attachment)
         self.assertIsNone(self.shown())
 
     def test_let_in_last(self):
