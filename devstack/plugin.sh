@@ -34,6 +34,8 @@ done
 case "$1 ${2:-}" in
     'stack pre-install')
         echo_summary 'Applying the blockpath series'
+        # What this run has applied, to be taken back where it fails.
+        _blockpath_applied=()
         check_blockpath_settings
         install_blockpath_packages
         install_blockpath_tool

@@ -277,6 +277,9 @@ class Daemons:
         if process:
             processes.kill(process)
             self.records.forget(name)
+        if name == DHCP:
+            # Whoever gets that number next must not be signalled.
+            self._dhcp_pid.unlink(missing_ok=True)
 
     def _known(self, name: str) -> None:
         if name not in self.table:
@@ -304,7 +307,7 @@ class Daemons:
         if name == METADATA:
             return lambda: self._serves(layout.METADATA, 80)
         if name == DHCP:
-            return self.site.leases.with_suffix('.pid').exists
+            return self._dhcp_pid.exists
         if name.startswith('taps'):
             return lambda: True
         return self._reports(service)
@@ -312,6 +315,10 @@ class Daemons:
     def _connects(self, port: int) -> bool:
         return namespaces.run_in(self.site.netns(layout.CONTROL.name),
                                  _connects, layout.CONTROL.address, port)
+
+    @property
+    def _dhcp_pid(self) -> pathlib.Path:
+        return self.site.leases.with_suffix('.pid')
 
     def _serves(self, address: str, port: int) -> bool:
         return namespaces.run_in(self.site.netns(layout.CONTROL.name),

@@ -259,6 +259,8 @@ def check(trees: tuple[str, ...], release: str | None, each: bool,
     if (upstream or fresh) and not each:
         raise click.UsageError('--upstream and --fresh go with --each')
     series = load()
+    if each and release not in (None, series.default):
+        raise click.UsageError(f'--each is for {series.default} only')
     wanted = list(trees or series.trees())
     report = checking.check(series, wanted,
                             release_of(series, release, *wanted))

@@ -32,6 +32,14 @@ function check_blockpath_settings {
         warn $LINENO "QEMU's initiator uses one portal; \
 BLOCKPATH_MULTIPATH is for what the hosts connect"
     fi
+    if [[ $BLOCKPATH_TEST_INTERRUPTED == True || \
+            $BLOCKPATH_TEST_VOLUME_MIGRATION == True ]] && [[ \
+            -z $(blockpath_backends lvm) || -z $(blockpath_backends ceph) ]]
+    then
+        die $LINENO "BLOCKPATH_TEST_INTERRUPTED and" \
+            "BLOCKPATH_TEST_VOLUME_MIGRATION move volumes between LVM and" \
+            "Ceph, and CINDER_ENABLED_BACKENDS has not both"
+    fi
     if [[ -n $(blockpath_backends ceph) && \
             ,${DEVSTACK_PLUGINS:-}, != *,devstack-plugin-ceph,* ]]; then
         warn $LINENO "CINDER_ENABLED_BACKENDS has a ceph backend, but \

@@ -40,7 +40,6 @@ function clone_blockpath_trees {
 # Once more after they were installed: with RECLONE, or a change of Gerrit's
 # for a branch, devstack has put them back to upstream's meanwhile.
 function apply_blockpath_series {
-    _blockpath_applied=()
     if use_library_from_git os-brick; then
         find_blockpath_release os-brick "${GITBRANCH[os-brick]}"
         _blockpath_apply os-brick "${GITDIR[os-brick]}"
@@ -61,7 +60,6 @@ function apply_blockpath_series_to_installed_os_brick {
     if use_library_from_git os-brick || ! is_service_enabled nova cinder; then
         return
     fi
-    _blockpath_applied=()
     # The release that was found for Nova or Cinder is its, too.
     folder=$("${PYTHON:-python3}" -I -c 'import importlib.util as util, os
 print(os.path.dirname(util.find_spec("os_brick").origin.rpartition("/")[0]))

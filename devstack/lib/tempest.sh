@@ -40,7 +40,8 @@ function configure_blockpath_tempest {
         blockpath_iniset "$TEMPEST_CONFIG" volume backend_names \
             "${names[0]},${names[1]}"
     fi
-    if [[ -n $iscsi && $(_blockpath_default_backend) == "$iscsi" ]]; then
+    if [[ -n $iscsi && -n $rbd && $(_blockpath_default_backend) == "$iscsi" && \
+            ${CINDER_TARGET_HELPER:-lioadm} =~ ^(lioadm|tgtadm)$ ]]; then
         # devstack-plugin-ceph says that all is Ceph.
         blockpath_iniset "$TEMPEST_CONFIG" volume storage_protocol iSCSI
     fi

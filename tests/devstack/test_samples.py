@@ -125,8 +125,8 @@ class SamplesTest(base.TestCase):
             'compute-feature-enabled.live_migration': True,
             'compute-feature-enabled.volume_backed_live_migration': True,
             'volume-feature-enabled.multi_backend': True,
-            'volume.backend_names': ['lvmdriver-1', 'lvmdriver-2'],
-            'volume.storage_protocol': 'iSCSI'}, self.tempest(node))
+            'volume.backend_names': ['lvmdriver-1', 'lvmdriver-2']},
+            self.tempest(node))
 
     def test_two_nodes_compute(self):
         node = self.stack('two-node-compute.conf')

@@ -27,10 +27,15 @@ CONF = config.CONF
 
 
 class PathTest(manager.ScenarioTest):
-    """:cvar flag: the option of ``[blockpath]`` that asks for its tests."""
+    """A server, and volumes.
+
+    :cvar flag: the option of ``[blockpath]`` that asks for the tests
+    :cvar needs: the options of it that must be set then
+    """
 
     credentials = ['primary', 'admin']
     flag = ''
+    needs: tuple[str, ...] = ()
     #: Of which Nova decides by itself whether disks have to be copied.
     compute_min_microversion = '2.25'
     #: That shows attachments, and tells users of failures.
@@ -41,6 +46,10 @@ class PathTest(manager.ScenarioTest):
         super().skip_checks()
         if not CONF.blockpath[cls.flag]:
             raise cls.skipException(f'[blockpath]{cls.flag} is not set')
+        for option in cls.needs:
+            if not CONF.blockpath[option]:
+                raise exceptions.InvalidConfiguration(
+                    f'[blockpath]{cls.flag} is set and {option} is not')
         if not CONF.validation.run_validation:
             raise cls.skipException('[validation]run_validation is not set')
 

@@ -20,7 +20,7 @@ _RECORD = 512
 _WRITER = (
     'n=0; while [ -e {run}/writing ]; do '
     'printf %{digits}d\\\\n $n | dd of={disk} bs={size} seek=$n '
-    'conv=notrunc,fsync 2>/dev/null || break; '
+    'conv=notrunc,fsync 2>/dev/null || {{ touch {run}/failed; break; }}; '
     'n=$((n+1)); echo $n > {run}/count.new; mv {run}/count.new {run}/count; '
     'done; echo end > {run}/ended')
 #: Counts the blocks that do not hold their own number.
@@ -102,9 +102,13 @@ class GuestDisk:
         """End the writer.
 
         :returns: how many blocks it has written
+        :raises WriterError: a write failed
         """
         self._run(f'rm {self.RUN}/writing; until [ -e {self.RUN}/ended ]; '
                   'do sleep 1; done')
+        if self._run(f'ls {self.RUN}/failed 2>/dev/null || true'):
+            raise WriterError(f'the write after {self.written()} blocks '
+                              'failed')
         return self.written()
 
     def check_written(self, blocks: int) -> None:

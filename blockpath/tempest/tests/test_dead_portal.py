@@ -25,6 +25,7 @@ DATA = 8
 class TestDeadPortal(base.PathTest):
 
     flag = 'multipath_dead_portal'
+    needs = ('dead_portal_volume_type',)
 
     @decorators.idempotent_id('e0a3d5b4-7a0f-4f0e-8d51-6a4b8c9d0e04')
     @decorators.attr(type='slow')

@@ -49,7 +49,7 @@ class TestVolumeMigration(base.PathTest):
         away = self.wait_for_rest(volume)['os-vol-host-attr:host']
         self.assertNotEqual(home, away)
         self.retype(volume, types[0])
-        self.assertEqual(home, self.wait_for_rest(volume)[
+        self.assertNotEqual(away, self.wait_for_rest(volume)[
             'os-vol-host-attr:host'])
         disk = self.attach(server, volume)
         self.assertEqual(digest, disk.digest())
@@ -60,6 +60,7 @@ class TestVolumeMigration(base.PathTest):
 class TestInterruptedMigration(base.PathTest):
 
     flag = 'interrupted_migration'
+    needs = ('kill_volume_service', 'start_volume_service')
 
     @decorators.idempotent_id('c1c2a2d8-2c6e-4a53-9a3b-0d2c5d4f6e03')
     @decorators.attr(type='slow')
@@ -90,10 +91,15 @@ class TestInterruptedMigration(base.PathTest):
         copying = test_utils.call_until_true(
             lambda: bool(self.temporary_volumes(volume)), 60, 0.2)
         self.assertTrue(copying, 'the migration did not begin')
-        subprocess.run(shlex.split(CONF.blockpath.kill_volume_service),
-                       check=True)
-        subprocess.run(shlex.split(CONF.blockpath.start_volume_service),
-                       check=True)
+        start = shlex.split(CONF.blockpath.start_volume_service)
+        try:
+            subprocess.run(shlex.split(CONF.blockpath.kill_volume_service),
+                           check=True)
+            interrupted = bool(self.temporary_volumes(volume))
+        finally:
+            subprocess.run(start, check=True)
+        self.assertTrue(interrupted, 'the migration had ended before the '
+                        'service was killed; set volume_copy_bps_limit')
 
     def _messages(self, volume: Any) -> list[Any]:
         client = self.os_primary.volume_messages_client_latest
