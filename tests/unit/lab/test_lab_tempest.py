@@ -178,6 +178,13 @@ class TestDisk(testtools.TestCase):
                 self.assertRaises(disks.WriterError, disk.check_written,
                                   count)
 
+    def test_a_write_that_fails(self) -> None:
+        for shell in ('sh', 'busybox sh'):
+            disk = self.disk(shell)
+            disk.path = '/dev/full'
+            disk.start_writer()
+            self.assertRaises(disks.WriterError, disk.stop_writer)
+
     def test_a_writer_that_is_stuck(self) -> None:
         disk = self.disk('sh')
         pathlib.Path(disk.RUN).mkdir()
