@@ -26,6 +26,7 @@ import rich.console
 import testtools
 
 from blockpath.lab.tempest import runner
+from blockpath.lab import wait
 from blockpath import paths
 from blockpath.tempest import config
 from blockpath.tempest.tests import disks
@@ -183,6 +184,8 @@ class TestDisk(testtools.TestCase):
             disk = self.disk(shell)
             disk.path = '/dev/full'
             disk.start_writer()
+            ended = pathlib.Path(disk.RUN, 'ended')
+            wait.until(ended.exists, 'the writer to end', 20, 0.05)
             self.assertRaises(disks.WriterError, disk.stop_writer)
 
     def test_a_writer_that_is_stuck(self) -> None:
