@@ -19,7 +19,6 @@ anybody is attached to it.
 import collections
 from collections.abc import Iterator
 import contextlib
-import math
 import os
 import re
 import threading
@@ -101,8 +100,10 @@ class ScopedTarget:
         self._wanted = wanted
         self._lock = threading.Lock()
         self._restored = False
-        #: when a volume's name was last told to an initiator
-        self._told: dict[tuple[str, str], float] = {}
+        #: by a volume's name and the initiator that was told of it: when,
+        #: and the attachments of that initiator which were recorded then
+        self._told: dict[tuple[str, str],
+                         list[tuple[float, frozenset[str]]]] = {}
         self._daemon = _DAEMONS[configuration.safe_get('target_helper')](
             configuration)
         self.targets = host_targets.HostTargets(
@@ -176,7 +177,9 @@ class ScopedTarget:
         path = volume['provider_location'].removeprefix(_MARK)
         with self._restoring() as targets:
             host, lun = targets.map(initiator, name, path, identity(volume))
-            self._told[name, initiator] = time.monotonic()
+            self._told[name, initiator] = [
+                *self._lately(volume, initiator),
+                (time.monotonic(), self._recorded(volume, initiator))]
         configuration = self._configuration
         location = self._by_volume._iscsi_location(
             configuration.target_ip_address, 1, host.iqn, lun,
@@ -204,14 +207,37 @@ class ScopedTarget:
             attachments = _attachments(volume)
             there = sum(initiator in _initiators([attachment])
                         for attachment in attachments)
-            # Another attachment of this host may have been told of the
-            # volume, without that being recorded yet.
-            told = self._told.get((name, initiator), -math.inf)
             coming = (any(map(_in_the_making, attachments)) and
-                      time.monotonic() - told < _RECORDED_S)
+                      self._is_coming(volume, initiator))
             if there < 2 and not coming:
                 targets.unmap(name, [initiator])
                 self._told.pop((name, initiator), None)
+
+    def _is_coming(self, volume: Any, initiator: str) -> bool:
+        """Whether a host may be told of a volume without a record of it yet.
+
+        An attachment that stays without a connector, as that of a shelved
+        server does, is not told from one that is about to be recorded: but as
+        many are recorded as were told, when none is.
+        """
+        told = self._lately(volume, initiator)
+        if not told:
+            return False
+        since = self._recorded(volume, initiator) - told[0][1]
+        return len(told) > len(since)
+
+    def _lately(self, volume: Any, initiator: str
+                ) -> list[tuple[float, frozenset[str]]]:
+        """What the host was told of the volume and may not be recorded."""
+        return [each for each in self._told.get((volume['name_id'],
+                                                 initiator), [])
+                if time.monotonic() - each[0] < _RECORDED_S]
+
+    def _recorded(self, volume: Any, initiator: str) -> frozenset[str]:
+        """The attachments whose records say what this host was told."""
+        return frozenset(
+            each.id for each in _attachments(volume)
+            if initiator in _initiators([each]) and self._is_recorded(each))
 
     def extend_target(self, volume: Any) -> None:
         if not self._by_host(volume):

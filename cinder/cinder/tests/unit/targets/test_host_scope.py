@@ -733,6 +733,26 @@ class RestartTestCase(HostScopeTestCase):
         self.detach(volume, attachment)
         self.assertIsNone(self.shown())
 
+    def test_beside_a_shelved_server(self):
+        """Its attachment is not taken for one that is about to be recorded."""
+        volume = self.volume()
+        shelved = self.reserve(volume)
+        shelved.update({'attach_status': 'attached'})
+        shelved.save()
+        going = self.attach(volume)
+        self.detach(volume, going)
+        self.assertIsNone(self.shown())
+        # Unshelved, on the host that another server leaves meanwhile.
+        going = self.attach(volume)
+        told = self.connect(volume, LEFT)
+        self.detach(volume, going)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+        shelved.update({'connector': {'initiator': LEFT},
+                        'connection_info': told})
+        shelved.save()
+        self.detach(volume, shelved)
+        self.assertIsNone(self.shown())
+
     def test_let_in_last(self):
         """A host that looks before all is there would take it for gone."""
         volumes = [self.volume() for _ in range(2)]
