@@ -22,6 +22,7 @@ from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import plan
 from blockpath.series import refresh as refreshing
+from blockpath.series import target
 from blockpath.series import trees
 
 
@@ -83,8 +84,8 @@ def _refuse_others(series: model.Series, tree: str, release: str,
 def _is_merged(planner: plan.Planner, index: int, one: refreshing.Rendered,
                repository: git.Git, commit: str) -> bool:
     """Does the common hook give this very commit?"""
-    before = _reader_of(repository, f'{commit}^')
-    after = _reader_of(repository, commit)
+    before = target.reader_at(repository, f'{commit}^')
+    after = target.reader_at(repository, commit)
     try:
         step = planner.step(index, before)
     except plan.PlanError:
@@ -94,15 +95,3 @@ def _is_merged(planner: plan.Planner, index: int, one: refreshing.Rendered,
     merged = {each.path: each.after for each in step.changes}
     return step.mail.head == one.letter.head and all(
         merged.get(path) == after(path) for path in hooked)
-
-
-def _reader_of(repository: git.Git, commit: str) -> plan.Reader:
-    """Read files of a commit."""
-    def read(path: str) -> model.File | None:
-        entry = repository.text('ls-tree', commit, '--', path)
-        if not entry:
-            return None
-        return model.File(
-            repository.run('cat-file', 'blob', f'{commit}:{path}'),
-            entry.startswith('100755'))
-    return read
