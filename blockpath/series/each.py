@@ -93,6 +93,7 @@ def check(series: model.Series, wanted: list[str], upstream: bool,
     for tree in wanted:
         with _clone(series, tree) as clone:
             for commit in _commits(series, tree, upstream):
+                _add_needed(series, clone, commit)
                 if not _one(series, clone, commit, fresh):
                     failed.append(commit.name)
     if failed:
@@ -126,6 +127,27 @@ def _clone(series: model.Series, tree: str) -> Iterator[git.Git]:
         yield git.Git(folder)
     finally:
         shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def _needed(clone: git.Git, tree: str) -> pathlib.Path:
+    return clone.folder.parent / 'patched' / tree
+
+
+def _add_needed(series: model.Series, clone: git.Git,
+                commit: Commit) -> None:
+    """The patched trees that a commit needs, beside its clone.
+
+    They are made of the stored patches: what is in .trees may differ.
+    """
+    for tree in commit.needs:
+        folder = _needed(clone, tree)
+        if folder.exists():
+            continue
+        repository = trees.open_tree(series, tree, series.default)
+        tip = trees.build(series, tree, series.default, repository)
+        clone.run('clone', '--quiet', '--shared', '--no-checkout',
+                  str(repository.folder), str(folder))
+        git.Git(folder).run('checkout', '--quiet', '--detach', tip)
 
 
 def _one(series: model.Series, clone: git.Git, commit: Commit,
@@ -163,8 +185,8 @@ def _on(series: model.Series, commit: Commit) -> dict[str, str]:
 def _path(series: model.Series, clone: git.Git, commit: Commit) -> str:
     """PYTHONPATH: the commit, and the other trees as Zuul would have them."""
     others = [
-        (series.work if other in commit.needs else series.base)(
-            other, series.default)
+        _needed(clone, other) if other in commit.needs else
+        series.base(other, series.default)
         for other in series.trees() if other != commit.tree]
     return os.pathsep.join(map(str, [clone.folder, *others]))
 

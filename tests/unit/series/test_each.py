@@ -152,12 +152,23 @@ class EachTest(base.CheckoutCase):
             '[releases."2026.2".os-brick]\nversion = "7"\nsha256 = "0"\n\n'
             '[releases."2026.2".nova]') + '[[patches.os-brick]]\n'
             'name = "log-in"\n')
-        for folder, value in ((self.series.base('os-brick', '2026.2'), 0),
-                              (self.series.work('os-brick', '2026.2'), 1)):
-            (folder / 'os_brick').mkdir(parents=True)
-            (folder / 'os_brick/__init__.py').write_text(f'STEP = {value}\n')
+        released = {'os_brick/__init__.py': 'STEP = 0\n'}
+        package = self.series.base('os-brick', '2026.2') / 'os_brick'
+        package.mkdir(parents=True)
+        (package / '__init__.py').write_text(released[
+            'os_brick/__init__.py'])
+        work = self.series.work('os-brick', '2026.2')
+        work.mkdir()
+        brick = git.Git(work)
+        brick.run('init', '--quiet')
+        self.commit('os-brick 7', released, folder=work)
+        brick.run('tag', 'base')
+        self.commit('iscsi: Log in', {'os_brick/__init__.py': 'STEP = 1\n'},
+                    folder=work)
         (self.root / 'patches/os-brick').mkdir()
-        (self.root / 'patches/os-brick/log-in.patch').write_text('')
+        refresh.refresh(self.series, 'os-brick')
+        # The patches count, and not what somebody does in that tree.
+        (work / 'os_brick/__init__.py').write_text('STEP = 2\n')
         self.add(1)
         self.commit('libvirt: Enter', {
             'nova/tests/unit/test_enter.py': TEST.format(step=1).replace(
