@@ -105,8 +105,9 @@ def kill(service: str) -> None:
     """Kill one service with no warning; 'restart' starts it again."""
     from blockpath.lab import cloud
     stage.need_root()
-    cloud.Lab().kill(service)
-    click.echo(f'{service} was killed')
+    killed = cloud.Lab().kill(service)
+    click.echo(f'{service} was killed' if killed else
+               f'{service} did not run')
 
 
 @group.command(context_settings={'ignore_unknown_options': True},

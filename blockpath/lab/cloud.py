@@ -145,9 +145,12 @@ class Lab:
         if service == 'tgtd':
             self.daemons.restart('cinder-volume')
 
-    def kill(self, service: str) -> None:
-        """Kill a service with no warning; :meth:`restart` starts it."""
-        self.daemons.kill(service)
+    def kill(self, service: str) -> bool:
+        """Kill a service with no warning; :meth:`restart` starts it.
+
+        :returns: whether there was one to kill
+        """
+        return self.daemons.kill(service)
 
     @contextlib.contextmanager
     def killed(self, service: str) -> Iterator[None]:

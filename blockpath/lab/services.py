@@ -267,9 +267,10 @@ class Daemons:
         self.stop(name)
         self.start_ready(name)
 
-    def kill(self, name: str) -> None:
+    def kill(self, name: str) -> bool:
         """Have a service and what it started end with no last word.
 
+        :returns: whether there was one to kill
         :raises LabError: no such service.
         """
         self._known(name)
@@ -280,6 +281,7 @@ class Daemons:
         if name == DHCP:
             # Whoever gets that number next must not be signalled.
             self._dhcp_pid.unlink(missing_ok=True)
+        return process is not None
 
     def _known(self, name: str) -> None:
         if name not in self.table:
