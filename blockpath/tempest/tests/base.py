@@ -114,6 +114,28 @@ class PathTest(manager.ScenarioTest):
                 f'volume {volume["id"]} is not seen in the guest')
         return disks.GuestDisk(self.client, found.pop())
 
+    def boot_with(self, volume_type: str
+                  ) -> tuple[Any, Any, disks.GuestDisk]:
+        """Boot a server, and attach a new volume of a type to it."""
+        server = self.boot()
+        volume = self.create_volume(volume_type=volume_type)
+        return server, volume, self.attach(server, volume)
+
+    def filled(self, volume_type: str, mebibytes: int
+               ) -> tuple[Any, Any, str]:
+        """A server, a volume detached from it, and the digest of that."""
+        server, volume, disk = self.boot_with(volume_type)
+        disk.fill(mebibytes)
+        digest = disk.digest()
+        self.detach(server, volume)
+        return server, volume, digest
+
+    def check_digest(self, server: Any, volume: Any, digest: str) -> None:
+        """Every byte of a detached volume is what it was."""
+        disk = self.attach(server, volume)
+        self.assertEqual(digest, disk.digest())
+        self.detach(server, volume)
+
     def detach(self, server: Any, volume: Any) -> None:
         self.servers_client.detach_volume(server['id'], volume['id'])
         waiters.wait_for_volume_resource_status(

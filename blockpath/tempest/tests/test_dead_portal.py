@@ -44,6 +44,4 @@ class TestDeadPortal(base.PathTest):
         disk.fill(DATA)
         digest = disk.digest()
         self.detach(server, volume)
-        disk = self.attach(server, volume)
-        self.assertEqual(digest, disk.digest())
-        self.detach(server, volume)
+        self.check_digest(server, volume, digest)

@@ -31,10 +31,8 @@ class TestLiveMigrationBetweenTargets(base.PathTest):
     @decorators.attr(type='slow')
     def test_there_and_back_while_the_guest_writes(self) -> None:
         """No block is lost, none is wrong, and the way is another one."""
-        server = self.boot()
-        volume = self.create_volume(
-            volume_type=CONF.blockpath.iscsi_volume_type)
-        disk = self.attach(server, volume)
+        server, volume, disk = self.boot_with(
+            CONF.blockpath.iscsi_volume_type)
         home = self.host_of(server)
         away = self.another_host(home)
         disk.start_writer()

@@ -38,12 +38,7 @@ class TestVolumeMigration(base.PathTest):
         """Every block is the same on each backend."""
         types = (CONF.blockpath.iscsi_volume_type,
                  CONF.blockpath.rbd_volume_type)
-        server = self.boot()
-        volume = self.create_volume(volume_type=types[0])
-        disk = self.attach(server, volume)
-        disk.fill(DATA)
-        digest = disk.digest()
-        self.detach(server, volume)
+        server, volume, digest = self.filled(types[0], DATA)
         home = self.wait_for_rest(volume)['os-vol-host-attr:host']
         self.retype(volume, types[1])
         away = self.wait_for_rest(volume)['os-vol-host-attr:host']
@@ -51,10 +46,8 @@ class TestVolumeMigration(base.PathTest):
         self.retype(volume, types[0])
         self.assertNotEqual(away, self.wait_for_rest(volume)[
             'os-vol-host-attr:host'])
-        disk = self.attach(server, volume)
-        self.assertEqual(digest, disk.digest())
+        self.check_digest(server, volume, digest)
         self.assertEqual([], self.temporary_volumes(volume))
-        self.detach(server, volume)
 
 
 class TestInterruptedMigration(base.PathTest):
@@ -66,22 +59,15 @@ class TestInterruptedMigration(base.PathTest):
     @decorators.attr(type='slow')
     def test_killed_while_it_copies(self) -> None:
         """The volume is whole, and there is one of it, and its user knows."""
-        server = self.boot()
-        volume = self.create_volume(
-            volume_type=CONF.blockpath.iscsi_volume_type)
-        disk = self.attach(server, volume)
-        disk.fill(MORE_DATA)
-        digest = disk.digest()
-        self.detach(server, volume)
+        server, volume, digest = self.filled(
+            CONF.blockpath.iscsi_volume_type, MORE_DATA)
         self._interrupt(volume)
         found = self.wait_for_rest(volume)
         self.assertEqual('available', found['status'])
         self.assertEqual([], self.temporary_volumes(volume))
         if found['migration_status'] == 'error':
             self.assertTrue(self._messages(volume))
-        disk = self.attach(server, volume)
-        self.assertEqual(digest, disk.digest())
-        self.detach(server, volume)
+        self.check_digest(server, volume, digest)
 
     def _interrupt(self, volume: Any) -> None:
         """Kill the volume service as soon as it copies, and start it."""
