@@ -72,11 +72,13 @@ function blockpath_series {
 
 # remove_blockpath_state() - The venv, and the notes of what there is to undo
 function remove_blockpath_state {
-    # What could not be undone is still noted there.
+    # What could not be undone is still noted there; but clean.sh goes on to
+    # remove $DATA_DIR, where that is unless it was put elsewhere.
     if [[ -s $BLOCKPATH_STATE/applied ]]; then
         rm -rf "$BLOCKPATH_STATE/venv"
-        warn $LINENO "kept $BLOCKPATH_STATE/applied: it names the trees that \
-still hold the series"
+        warn $LINENO "the series stays in \
+$(cut -d ' ' -f 3- "$BLOCKPATH_STATE/applied" | paste -s -d ' '); remove or \
+reset what you do not want to keep"
         return
     fi
     rm -rf "$BLOCKPATH_STATE"

@@ -100,10 +100,11 @@ class SeriesTest(base.TestCase):
         self.assertIn('there are commits on top of the series', said)
         self.assertEqual(mine, node.tree('nova').commit_of('HEAD'))
         self.assert_pristine(node, 'cinder', 'os-brick')
-        # It goes on from there, and clean remembers what is left.
+        # It goes on from there, and clean says what is left.
         node.run('stack')
         self.assertEqual(mine, node.tree('nova').commit_of('HEAD'))
-        node.run('clean')
+        said = node.run('clean')
+        self.assertIn(f'the series stays in {node.dest}/nova; remove', said)
         [left] = node.notes('applied')
         self.assertIn(str(node.dest / 'nova'), left)
         self.assertFalse((node.state / 'venv').exists())
