@@ -44,6 +44,7 @@ PROGRAMS = {
     '/usr/bin/qemu-img': 'qemu-utils',
     '/usr/sbin/tgtd': 'tgt',
     '/usr/sbin/dnsmasq': 'dnsmasq-base',
+    '/usr/bin/dhcp_release': 'dnsmasq-utils',
     '/usr/bin/nsenter': 'util-linux',
     '/usr/sbin/ip': 'iproute2',
     **ceph.PROGRAMS,

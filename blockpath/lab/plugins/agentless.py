@@ -15,6 +15,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import subprocess
 
 from neutron_lib.api.definitions import portbindings
 from neutron_lib import constants
@@ -25,6 +26,8 @@ from oslo_config import cfg
 LEASES = 'dhcp'
 #: Where that has its process's number; only there while it runs.
 DHCP_PID = 'dhcp.pid'
+#: The bridge that it serves.
+_INTERFACE = 'guests'
 
 
 class AgentlessDriver(api.MechanismDriver):
@@ -59,24 +62,35 @@ class AgentlessDriver(api.MechanismDriver):
                        for fixed in port['fixed_ips'])
         lease = self.state / LEASES / port['id']
         known = lease.exists()
-        if known and lease.read_text() == text:
+        before = lease.read_text() if known else ''
+        if before == text:
             return
         # dnsmasq reads a file as soon as it appears: it must be whole.
         staged = self.state / f'{port["id"]}.lease'
         staged.write_text(text)
         staged.replace(lease)
         if known:
-            self._read_again()
+            self._forget(before)
 
     update_port_postcommit = create_port_postcommit
 
     def delete_port_postcommit(self, context) -> None:
         lease = self.state / LEASES / context.current['id']
-        lease.unlink(missing_ok=True)
-        self._read_again()
+        with contextlib.suppress(FileNotFoundError):
+            before = lease.read_text()
+            lease.unlink()
+            self._forget(before)
 
-    def _read_again(self) -> None:
-        """Have dnsmasq forget what it is to: it never does by itself."""
+    def _forget(self, text: str) -> None:
+        """Have dnsmasq forget what it is to: it never does by itself.
+
+        Neither what it read nor to whom it lent an address, which Neutron may
+        give to the next port.
+        """
         with contextlib.suppress(FileNotFoundError, ProcessLookupError,
                                  ValueError):
             os.kill(int((self.state / DHCP_PID).read_text()), signal.SIGHUP)
+            for line in text.splitlines():
+                mac, address, _time = line.split(',')
+                subprocess.run(['dhcp_release', _INTERFACE, address, mac],
+                               check=True, capture_output=True)

@@ -14,12 +14,19 @@
 import os
 import pathlib
 import signal
+import subprocess
 import tempfile
 from unittest import mock
 
+import fixtures
 import testtools
 
+from blockpath.lab import layout
+from blockpath.lab import namespaces
 from blockpath.lab.plugins import agentless
+from blockpath.lab import services
+from blockpath.lab import wait
+from tests.unit.lab import lab_base
 
 
 class TestLeases(testtools.TestCase):
@@ -34,6 +41,7 @@ class TestLeases(testtools.TestCase):
             self.driver = agentless.AgentlessDriver()
             self.driver.initialize()
         (self.state / agentless.DHCP_PID).write_text(f'{os.getpid()}\n')
+        self.useFixture(fixtures.MockPatchObject(agentless, 'subprocess'))
         self.told = 0
         before = signal.signal(signal.SIGHUP, self._count)
         self.addCleanup(signal.signal, signal.SIGHUP, before)
@@ -70,3 +78,64 @@ class TestLeases(testtools.TestCase):
         self.driver.create_port_postcommit(self.port('192.168.77.5'))
         self.driver.delete_port_postcommit(self.port('192.168.77.5'))
         self.assertEqual({}, self.leases())
+
+
+class TestServer(lab_base.LabTest):
+    """With the lab's own DHCP server, and a client beside it."""
+
+    NAME = f'bp-leases-{os.getpid()}'
+    MACS = ('fa:16:3e:00:00:01', 'fa:16:3e:00:00:02')
+    ADDRESS = '192.168.77.5'
+
+    def setUp(self) -> None:
+        super().setUp()
+        lab_base.need_namespaces(self)
+        self.run_ip('netns', 'add', self.NAME)
+        self.addCleanup(self.run_ip, 'netns', 'delete', self.NAME)
+        for arguments in (
+                f'link add {layout.GUESTS} type veth peer name client',
+                f'addr add {layout.GATEWAY}/24 dev {layout.GUESTS}',
+                f'link set {layout.GUESTS} up', 'link set lo up'):
+            self.run_ip('-n', self.NAME, *arguments.split())
+        self.site.leases.mkdir(parents=True)
+        with mock.patch.object(agentless.cfg, 'CONF') as conf:
+            conf.state_path = str(self.site.leases.parent)
+            self.driver = agentless.AgentlessDriver()
+            self.driver.initialize()
+        server = services.table(self.site)[services.DHCP]
+        process = subprocess.Popen(
+            ['ip', 'netns', 'exec', self.NAME, *server.argv],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        wait.until((self.site.leases.parent / agentless.DHCP_PID).exists,
+                   'the DHCP server', 10)
+
+    def run_ip(self, *arguments: str) -> None:
+        subprocess.run(['ip', *arguments], check=True)
+
+    def port(self, number: int) -> mock.Mock:
+        return mock.Mock(current={
+            'id': f'p{number}', 'mac_address': self.MACS[number],
+            'fixed_ips': [{'ip_address': self.ADDRESS}]})
+
+    def ask(self, number: int) -> bool:
+        """Whether a guest with this MAC is given its address."""
+        for arguments in ('link set client down',
+                          f'link set client address {self.MACS[number]}',
+                          'link set client up'):
+            self.run_ip('-n', self.NAME, *arguments.split())
+        done = subprocess.run(
+            ['ip', 'netns', 'exec', self.NAME, 'busybox', 'udhcpc', '-i',
+             'client', '-n', '-q', '-t', '3', '-T', '1', '-s', '/bin/true'],
+            capture_output=True, text=True)
+        return f'lease of {self.ADDRESS} obtained' in done.stderr
+
+    def test_an_address_that_another_had(self) -> None:
+        """Neutron gives it away as soon as it is free."""
+        self.driver.create_port_postcommit(self.port(0))
+        wait.until(lambda: self.ask(0), 'an address', 10)
+        namespaces.run_in(self.NAME, self.driver.delete_port_postcommit,
+                          self.port(0))
+        self.driver.create_port_postcommit(self.port(1))
+        wait.until(lambda: self.ask(1), 'the same address', 10)
