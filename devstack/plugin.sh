@@ -49,6 +49,10 @@ case "$1 ${2:-}" in
         ;;
     'stack post-config')
         echo_summary 'Configuring blockpath'
+        # With DEVSTACK_PARALLEL it writes the files that are written here.
+        if declare -F async_wait >/dev/null; then
+            async_wait configure_neutron_nova
+        fi
         add_blockpath_address
         configure_blockpath_nova
         configure_blockpath_cinder
@@ -57,7 +61,7 @@ case "$1 ${2:-}" in
         configure_blockpath_tempest
         ;;
     'unstack ' | 'clean ')
-        echo_summary 'Undoing what blockpath changed'
+        echo 'Undoing what blockpath changed'
         restore_blockpath_options
         remove_blockpath_address
         remove_blockpath_multipath_conf

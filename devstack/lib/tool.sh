@@ -25,14 +25,16 @@ set +o xtrace
 function install_blockpath_tool {
     local venv=$BLOCKPATH_STATE/venv
     local requirements=$BLOCKPATH_DIR/devstack/files/tool-requirements.txt
-    local wanted
+    local wanted python
     wanted=$(cat "$requirements" "$BLOCKPATH_DIR/constraints.txt" | sha256sum)
     if [[ -x $venv/bin/python && -r $venv/requirements.sha256 && \
             $(<"$venv/requirements.sha256") == "$wanted" ]]; then
         return
     fi
+    # It has said why.
+    python=$(_blockpath_python) || exit 1
     rm -rf "$venv"
-    "$(_blockpath_python)" -m venv "$venv" || die $LINENO \
+    "$python" -m venv "$venv" || die $LINENO \
         "cannot make $venv; install python3-venv"
     "$venv/bin/python" -m pip --quiet --disable-pip-version-check install \
         -c "$BLOCKPATH_DIR/constraints.txt" -r "$requirements" || die $LINENO \

@@ -33,7 +33,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 PLUGIN = paths.ROOT / 'devstack'
 SAMPLES = PLUGIN / 'samples'
 SERIES = model.Series(paths.ROOT)
-#: Sites of the plugin's checkout that its tool needs.
+#: What of the plugin's checkout its tool needs.
 CHECKOUT = ('blockpath', 'patches', 'nova', 'cinder', 'os-brick', 'devstack',
             'constraints.txt')
 WHO = {f'GIT_{role}_{key}': value for role in ('AUTHOR', 'COMMITTER')
@@ -178,7 +178,7 @@ class Node(fixtures.Fixture):
         return self.upstream
 
     def own_checkout(self) -> pathlib.Path:
-        """A copy of blockpath's checkout, with another version of a patch."""
+        """A copy of blockpath's checkout, to edit."""
         checkout = self.dest / 'blockpath'
         for name in CHECKOUT:
             source = paths.ROOT / name

@@ -45,10 +45,6 @@ function die {
     exit 1
 }
 
-function echo_summary {
-    echo "== $*"
-}
-
 function is_service_enabled {
     local service
     for service in "$@"; do
@@ -69,8 +65,12 @@ function is_fedora {
     [[ $DISTRO == rhel* ]]
 }
 
+# Where it is yum_install, dnf's exit code is lost.
 function install_package {
     echo "install $*" >>"$CALLS"
+}
+
+function is_package_installed {
     [[ " ${ABSENT_PACKAGES:-} " != *" $1 "* ]]
 }
 
@@ -202,7 +202,19 @@ function configure_tempest {
     echo "tempest plugins: $TEMPEST_PLUGINS" >>"$CALLS"
 }
 
+# Until it is waited for, something in the background may write the same file.
+function async_wait {
+    echo "wait for $*" >>"$CALLS"
+    if grep -qs iscsi_initiator "$NOVA_CONF"; then
+        echo 'too late' >>"$CALLS"
+    fi
+}
+
 function stack {
+    # Only stack.sh has it.
+    function echo_summary {
+        echo "== $*"
+    }
     trap 'exit 1' ERR
     set -o errexit
     mkdir -p "$DATA_DIR"

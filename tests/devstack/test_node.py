@@ -11,6 +11,7 @@
 #    under the License.
 """The node's packages and address, the tool's venv, wrong settings."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,8 +26,11 @@ NETWORK = ('unshare', '--net', '--map-root-user')
 class AddressTest(base.TestCase):
     """In a network of its own for each run, with ip itself."""
 
-    def script(self, node: base.Node, text: str) -> list[str]:
-        """Run the functions of lib/address.sh and ip, as root."""
+    def script(self, node: base.Node, text: str, code: int = 0) -> list[str]:
+        """Run the functions of lib/address.sh and ip, as root.
+
+        :param code: that it ends with
+        """
         done = subprocess.run(
             [*NETWORK, 'bash', '-c',
              'set -o errexit; sudo() { "$@"; }\n'
@@ -35,6 +39,7 @@ class AddressTest(base.TestCase):
              'BLOCKPATH_SECOND_ADDRESS=198.51.100.10/24\n'
              f'source {base.PLUGIN}/lib/address.sh\n{text}'],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.assertEqual(code, done.returncode, done.stdout)
         return done.stdout.splitlines()
 
     def test_added_once_and_removed(self):
@@ -53,10 +58,11 @@ class AddressTest(base.TestCase):
             add_blockpath_address; remove_blockpath_address
             ip -o address show to 198.51.100.10''')
         self.assertEqual(1, len(lines), str(lines))
+        self.assertIn('inet 198.51.100.10/24', lines[0])
 
     def test_no_such_device(self):
         lines = self.script(self.node(), 'BLOCKPATH_SECOND_DEVICE=eth9\n'
-                                         'add_blockpath_address')
+                                         'add_blockpath_address', code=1)
         self.assertIn('cannot add 198.51.100.10/24 to eth9; is '
                       'BLOCKPATH_SECOND_DEVICE right?', lines)
 
@@ -138,8 +144,10 @@ class ToolTest(base.TestCase):
         old.chmod(0o755)
         done = subprocess.run(
             ['bash', '-c', 'die() { echo "${@:2}" >&2; exit 1; }\n'
-             f'source {base.PLUGIN}/lib/tool.sh; PATH={folder}\n'
-             '_blockpath_python'], capture_output=True, text=True)
+             f'BLOCKPATH_DIR={paths.ROOT} BLOCKPATH_STATE={folder}\n'
+             f'source {base.PLUGIN}/lib/tool.sh; PATH={folder}:$PATH\n'
+             'install_blockpath_tool'], capture_output=True, text=True,
+            env=os.environ | {'PYTHON3_VERSION': '3'})
         self.assertEqual(f'{old} is older than 3.11; set PYTHON3_VERSION\n',
                          done.stderr)
         self.assertNotEqual(0, done.returncode)

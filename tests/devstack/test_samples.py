@@ -104,6 +104,7 @@ class SamplesTest(base.TestCase):
         self.assertNotIn('[WARNING]', self.said)
         self.assertEqual(
             ['start iscsid', 'start multipathd',
+             'wait for configure_neutron_nova',
              'sudo ip address add 198.51.100.10/32 dev lo',
              f'tempest plugins: {paths.ROOT}'], node.calls())
 
@@ -147,7 +148,7 @@ class SamplesTest(base.TestCase):
             BLOCKPATH_COPY_IN_FLIGHT='4', BLOCKPATH_COPY_TIMEOUT='60',
             BLOCKPATH_COPY_ISCSI_INITIATOR='qemu',
             BLOCKPATH_DEAD_PORTAL_TYPE='half',
-            BLOCKPATH_TEST_INTERRUPTED='True')
+            BLOCKPATH_TEST_INTERRUPTED='1')
         brick = {'os_brick.iscsi_ifaces': ['iser', 'left=tcp.eth1'],
                  'os_brick.iscsi_iface_fallback': False}
         nova = node.etc / 'nova/nova.conf'
