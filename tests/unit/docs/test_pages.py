@@ -32,7 +32,8 @@ class IncludedTest(testtools.TestCase):
         written: set[pathlib.Path] = set()
         for pattern in ('nova/doc/**/*.rst', 'cinder/doc/**/*.rst',
                         'os-brick/doc/**/*.rst', 'specs/*.rst',
-                        'README.rst', 'CONTRIBUTING.rst'):
+                        'README.rst', 'CONTRIBUTING.rst', 'MERGE.rst',
+                        'devstack/README.rst'):
             found = set(paths.ROOT.glob(pattern))
             self.assertNotEqual(set(), found, pattern)
             written |= found

@@ -187,6 +187,12 @@ class CheckoutCase(TestCase):
                        message.format(subject=subject))
         return repository.commit_of('HEAD')
 
+    def autosquash(self) -> None:
+        """Melt commits called fixup! into those that they mend."""
+        git.Git(self.tree).run('rebase', '--quiet', '--autosquash',
+                               '--interactive', 'base',
+                               env={'GIT_SEQUENCE_EDITOR': 'true'})
+
     def two_patches(self) -> None:
         """A series of two, the second editing what the first adds."""
         self.commit('libvirt: Move guests', {

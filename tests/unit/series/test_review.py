@@ -131,9 +131,7 @@ class ReviewTest(ReviewCase):
         self.pass_time()
         self.commit('fixup! libvirt: Move disks too',
                     {'nova/disks.py': '#!/usr/bin/env python3\nA = 1\n'})
-        git.Git(self.tree).run('rebase', '--quiet', '--autosquash',
-                               '--interactive', 'base',
-                               env={'GIT_SEQUENCE_EDITOR': 'true'})
+        self.autosquash()
         refresh.refresh(self.series, 'nova')
         self.git.run('switch', '--quiet', 'blockpath')
         self.assertIn('2 commits', self.make().message)
