@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import re
@@ -47,6 +48,7 @@ import subunit
 import testtools
 from testtools.testresult import real
 
+from blockpath import errors
 from blockpath.lab import scenarios
 from blockpath import paths
 from blockpath.series import git
@@ -54,6 +56,7 @@ from blockpath.series import model
 from blockpath.series import trees
 
 LOGS = paths.BUILD / 'tests'
+_LOCK = '.lock'
 #: How much of a failed step's output is repeated on the terminal.
 TAIL = 30
 #: Without a terminal a step says every so many seconds that it lives.
@@ -130,6 +133,10 @@ class Trees:
         return self.series.work(tree, self.release)
 
 
+class RunError(errors.BlockpathError):
+    """The tests can not be run now."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     name: str
@@ -140,19 +147,39 @@ def main(arguments: list[str]) -> int:
     """Run the steps; 0 when nothing failed."""
     series = model.Series(paths.ROOT)
     wanted = parser(series).parse_args(arguments)
-    shutil.rmtree(LOGS, ignore_errors=True)
-    LOGS.mkdir(parents=True)
     total = Counts()
     failures = []
-    for step in steps(Trees(series, wanted.release), bool(wanted.quick)):
-        counts = run_step(step)
-        total += counts
-        if counts.failed:
-            failures.append(step.name)
+    with alone():
+        for path in LOGS.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+        for step in steps(Trees(series, wanted.release), bool(wanted.quick)):
+            counts = run_step(step)
+            total += counts
+            if counts.failed:
+                failures.append(step.name)
     if failures:
         print(f'failed: {", ".join(failures)}; see build/tests/')
     print(total)
     return 1 if failures else 0
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Hold build/tests against other runs in this checkout.
+
+    :raises RunError: another one holds it
+    """
+    LOGS.mkdir(parents=True, exist_ok=True)
+    with (LOGS / _LOCK).open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError('other tests run in this checkout; wait for them '
+                           'to end') from None
+        yield
 
 
 def parser(series: model.Series) -> argparse.ArgumentParser:
@@ -598,5 +625,7 @@ if __name__ == '__main__':
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))
+    except RunError as error:
+        sys.exit(f'Error: {error.message}')
     except KeyboardInterrupt:
         sys.exit(130)

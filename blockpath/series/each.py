@@ -88,14 +88,14 @@ def check(series: model.Series, wanted: list[str], upstream: bool,
     :param fresh: run what passed before, too
     :raises EachError: a commit failed
     """
-    testrun.LOGS.mkdir(parents=True, exist_ok=True)
     failed = []
-    for tree in wanted:
-        with _clone(series, tree) as clone:
-            for commit in _commits(series, tree, upstream):
-                _add_needed(series, clone, commit)
-                if not _one(series, clone, commit, fresh):
-                    failed.append(commit.name)
+    with testrun.alone():
+        for tree in wanted:
+            with _clone(series, tree) as clone:
+                for commit in _commits(series, tree, upstream):
+                    _add_needed(series, clone, commit)
+                    if not _one(series, clone, commit, fresh):
+                        failed.append(commit.name)
     if failed:
         raise EachError(f'{len(failed)} commits do not pass by themselves; '
                         f'the first: {failed[0]}, see '

@@ -162,6 +162,21 @@ class StepTest(Case):
                          (code, lines[-1]))
         self.assertIn('failed: b;', lines[-2])
 
+    def test_one_at_a_time(self):
+        """A second run would remove what the first one writes."""
+        (self.logs / 'earlier').mkdir()
+        codes = []
+
+        def work(log, tell):
+            codes.append(self.assertRaises(testrun.RunError,
+                                           self._main).message)
+            return testrun.Counts(1)
+        code, _ = self._main(testrun.Step('a', work))
+        self.assertEqual((0, ['other tests run in this checkout; wait for '
+                              'them to end']), (code, codes))
+        self.assertEqual({'.lock', 'a.log'},
+                         {path.name for path in self.logs.iterdir()})
+
     def test_ctrl_c_leaves_no_child(self):
         signals.heed_ctrl_c(self)
         pid_file = self.temp / 'pid'
