@@ -105,9 +105,15 @@ class Guest:
         self.seconds.append(migration.seconds)
         self.libvirt_seconds.append(_in_libvirt(self.lab, here))
 
-    def verified(self) -> writes.Result:
+    def check(self, report: reports.Report) -> None:
+        """Check what it wrote, and that it ran on all the time."""
         self.watcher.stop()
-        return self.watcher.result()
+        result = self.watcher.result()
+        report.check(f'{self.name}: every record right, in order',
+                     result.ok and not result.io_errors, str(result))
+        report.check(f'{self.name}: never booted anew', not result.restarts,
+                     self.lab.last_words(self.server) if result.restarts
+                     else '')
 
 
 def _in_libvirt(lab: cloud.Lab, source: str) -> float:
@@ -138,9 +144,7 @@ def _targets(lab: cloud.Lab, report: reports.Report,
                 for guest in pair:
                     guest.migrate()
         for guest in (same, other):
-            result = guest.verified()
-            report.check(f'{guest.name}: every record right, in order',
-                         result.ok and not result.io_errors, str(result))
+            guest.check(report)
     ratio = statistics.median(other.stalls) / statistics.median(same.stalls)
     report.check(
         f'the stall with another target is at most {STALL_RATIO} that with '
@@ -176,9 +180,7 @@ def _volumes(lab: cloud.Lab, report: reports.Report,
         with report.step('migrating it, both ways'):
             for _ in lab.hosts:
                 guest.migrate()
-        result = guest.verified()
-        report.check('many: every record right, in order',
-                     result.ok and not result.io_errors, str(result))
+        guest.check(report)
     median = statistics.median(took)
     report.check(f'libvirt attaches one of {volumes} volumes within '
                  f'{ATTACH_MS} ms', median <= ATTACH_MS,

@@ -554,6 +554,13 @@ class Lab:
         return (self.site.host(host) / 'nova' / 'instances' / server.id /
                 'console.log')
 
+    def last_words(self, server: Any) -> str:
+        """The ends of what the guest wrote to its console on each host."""
+        found = {host: self.console(server, host) for host in self.hosts}
+        return '\n'.join(
+            f'{host}: {path.read_text("utf-8", "replace")[-2000:]}'
+            for host, path in found.items() if path.exists())
+
     def secrets(self, host: str) -> list[libvirt.virSecret]:
         """libvirt's secrets on a host."""
         return self.hypervisor(host).listAllSecrets()

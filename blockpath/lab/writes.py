@@ -151,6 +151,11 @@ class Result:
         return sum(run.bad_reads for run in self.runs)
 
     @property
+    def restarts(self) -> int:
+        """How often the writer began anew, as it does when a guest boots."""
+        return max(0, len(self.runs) - 1)
+
+    @property
     def ok(self) -> bool:
         return bool(self.records) and not self.problems and not self.bad_reads
 

@@ -239,6 +239,10 @@ class Act:
         result = self.watcher.result()
         self.report.check('every record seen to arrive is right, in order',
                           result.ok and not result.io_errors, str(result))
+        self.report.check('the guest was never booted anew',
+                          not result.restarts,
+                          self.lab.last_words(self.server) if result.restarts
+                          else '')
         ring = writes.verify(self.lab.backing_file(self.data))
         self.report.check('what is on the volume is right, in order',
                           ring.ok and not ring.io_errors, str(ring))

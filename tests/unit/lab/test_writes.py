@@ -73,6 +73,7 @@ class TestVerify(RingTestCase):
         self.assertEqual([(0, 4, True), (5, 7, False)],
                          [(run.first, run.last, run.stopped)
                           for run in result.runs])
+        self.assertEqual(1, result.restarts)
         self.assertEqual('0b6b3c5e-2f2f-4f7e-9', result.runs[0].serial)
 
     def test_blank_disk_is_not_ok(self) -> None:
