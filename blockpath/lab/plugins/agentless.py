@@ -22,12 +22,12 @@ from neutron_lib import constants
 from neutron_lib.plugins.ml2 import api
 from oslo_config import cfg
 
+from blockpath.lab import layout
+
 #: Below Neutron's state_path: a file a port, as dnsmasq reads it.
 LEASES = 'dhcp'
 #: Where that has its process's number; only there while it runs.
 DHCP_PID = 'dhcp.pid'
-#: The bridge that it serves.
-_INTERFACE = 'guests'
 
 
 class AgentlessDriver(api.MechanismDriver):
@@ -92,5 +92,5 @@ class AgentlessDriver(api.MechanismDriver):
             os.kill(int((self.state / DHCP_PID).read_text()), signal.SIGHUP)
             for line in text.splitlines():
                 mac, address, _time = line.split(',')
-                subprocess.run(['dhcp_release', _INTERFACE, address, mac],
+                subprocess.run(['dhcp_release', layout.GUESTS, address, mac],
                                check=True, capture_output=True)

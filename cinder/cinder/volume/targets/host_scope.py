@@ -179,7 +179,8 @@ class ScopedTarget:
             host, lun = targets.map(initiator, name, path, identity(volume))
             self._told[name, initiator] = [
                 *self._lately(volume, initiator),
-                (time.monotonic(), self._recorded(volume, initiator))]
+                (time.monotonic(), self._recorded(_attachments(volume),
+                                                  initiator))]
         configuration = self._configuration
         location = self._by_volume._iscsi_location(
             configuration.target_ip_address, 1, host.iqn, lun,
@@ -208,22 +209,23 @@ class ScopedTarget:
             there = sum(initiator in _initiators([attachment])
                         for attachment in attachments)
             coming = (any(map(_in_the_making, attachments)) and
-                      self._is_coming(volume, initiator))
+                      self._is_coming(volume, initiator, attachments))
             if there < 2 and not coming:
                 targets.unmap(name, [initiator])
                 self._told.pop((name, initiator), None)
 
-    def _is_coming(self, volume: Any, initiator: str) -> bool:
-        """Whether a host may be told of a volume without a record of it yet.
+    def _is_coming(self, volume: Any, initiator: str,
+                   attachments: list[Any]) -> bool:
+        """Whether a host was told of a volume without a record of it yet.
 
-        An attachment that stays without a connector, as that of a shelved
-        server does, is not told from one that is about to be recorded: but as
-        many are recorded as were told, when none is.
+        An attachment that is about to be recorded looks like that of a
+        shelved server, which stays as it is. But when none is about to be,
+        there are as many new records as the host was told of.
         """
         told = self._lately(volume, initiator)
         if not told:
             return False
-        since = self._recorded(volume, initiator) - told[0][1]
+        since = self._recorded(attachments, initiator) - told[0][1]
         return len(told) > len(since)
 
     def _lately(self, volume: Any, initiator: str
@@ -233,10 +235,11 @@ class ScopedTarget:
                                                  initiator), [])
                 if time.monotonic() - each[0] < _RECORDED_S]
 
-    def _recorded(self, volume: Any, initiator: str) -> frozenset[str]:
-        """The attachments whose records say what this host was told."""
+    def _recorded(self, attachments: list[Any],
+                  initiator: str) -> frozenset[str]:
+        """Those whose records say what this host was told, by id."""
         return frozenset(
-            each.id for each in _attachments(volume)
+            each.id for each in attachments
             if initiator in _initiators([each]) and self._is_recorded(each))
 
     def extend_target(self, volume: Any) -> None:

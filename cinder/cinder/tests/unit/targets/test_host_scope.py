@@ -182,10 +182,14 @@ class HostScopeTestCase(test.TestCase):
         volume.save()
         told = self.target.initialize_connection(volume, connector)['data']
         if attachment:
-            attachment.connector = connector
-            attachment.connection_info = told
-            attachment.save()
+            self.record(attachment, connector, told)
         return told
+
+    @staticmethod
+    def record(attachment, connector, told):
+        """As the API does when the service has answered."""
+        attachment.update({'connector': connector, 'connection_info': told})
+        attachment.save()
 
     def detach(self, volume, attachment):
         volume.refresh()
@@ -327,9 +331,7 @@ class MapTestCase(HostScopeTestCase):
         told = self.connect(volume, RIGHT)
         self.target.remove_export(self.context, volume)
         self.assertEqual({1: self.path(volume)}, self.shown(RIGHT))
-        coming.update({'connector': {'initiator': RIGHT},
-                       'connection_info': told})
-        coming.save()
+        self.record(coming, {'initiator': RIGHT}, told)
         self.detach(volume, coming)
         self.assertIsNone(self.shown(RIGHT))
 
@@ -340,10 +342,26 @@ class MapTestCase(HostScopeTestCase):
         told = self.connect(volume, LEFT)
         self.detach(volume, going)
         self.assertEqual({1: self.path(volume)}, self.shown())
-        coming.update({'connector': {'initiator': LEFT},
-                       'connection_info': told})
-        coming.save()
+        self.record(coming, {'initiator': LEFT}, told)
         self.detach(volume, coming)
+        self.assertIsNone(self.shown())
+
+    def test_beside_a_shelved_server(self):
+        """Its attachment is not taken for one that is about to be recorded."""
+        volume = self.volume()
+        shelved = self.reserve(volume)
+        shelved.update({'attach_status': 'attached'})
+        shelved.save()
+        going = self.attach(volume)
+        self.detach(volume, going)
+        self.assertIsNone(self.shown())
+        # Unshelved, on the host that another server leaves meanwhile.
+        going = self.attach(volume)
+        told = self.connect(volume, LEFT)
+        self.detach(volume, going)
+        self.assertEqual({1: self.path(volume)}, self.shown())
+        self.record(shelved, {'initiator': LEFT}, told)
+        self.detach(volume, shelved)
         self.assertIsNone(self.shown())
 
     def test_by_force(self):
@@ -731,26 +749,6 @@ class RestartTestCase(HostScopeTestCase):
         self.connect(volume, LEFT, attachment)
         self.assertEqual({1: self.path(volume)}, self.shown())
         self.detach(volume, attachment)
-        self.assertIsNone(self.shown())
-
-    def test_beside_a_shelved_server(self):
-        """Its attachment is not taken for one that is about to be recorded."""
-        volume = self.volume()
-        shelved = self.reserve(volume)
-        shelved.update({'attach_status': 'attached'})
-        shelved.save()
-        going = self.attach(volume)
-        self.detach(volume, going)
-        self.assertIsNone(self.shown())
-        # Unshelved, on the host that another server leaves meanwhile.
-        going = self.attach(volume)
-        told = self.connect(volume, LEFT)
-        self.detach(volume, going)
-        self.assertEqual({1: self.path(volume)}, self.shown())
-        shelved.update({'connector': {'initiator': LEFT},
-                        'connection_info': told})
-        shelved.save()
-        self.detach(volume, shelved)
         self.assertIsNone(self.shown())
 
     def test_let_in_last(self):
