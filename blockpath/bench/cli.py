@@ -71,9 +71,9 @@ def copy(size: int, rounds: int, only: tuple[str, ...],
     """Copies of volumes, by the series, by Cinder, by other tools.
 
     Between RBD images, iSCSI LUNs and files, with a Ceph and a target of its
-    own in memory. The copies are compared with their sources in the first
-    round. All cases take half an hour; "--size 256 --rounds 1" a few
-    minutes.
+    own in memory. A trial, before the rounds that are timed, compares the
+    copies with their sources. All cases take half an hour; "--size 256
+    --rounds 1" a few minutes.
     """
     from blockpath.bench import copy as bench
     bench.perform(FOLDER / 'copy', size << 20, rounds, only, tools)

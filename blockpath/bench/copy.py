@@ -22,6 +22,7 @@ import dataclasses
 import fnmatch
 import functools
 import pathlib
+import random
 import statistics
 
 import rich.box
@@ -34,6 +35,7 @@ from blockpath.bench import copy_measure
 from blockpath.bench import copy_plot
 from blockpath.bench import copy_site
 from blockpath.bench import copy_tools
+from blockpath.bench import copy_volumes
 from blockpath import errors
 from blockpath import report as reports
 
@@ -82,6 +84,15 @@ def cases(only: Sequence[str] = ()) -> list[Case]:
     return chosen
 
 
+def order(tools: Sequence[str], case: Case, number: int) -> list[str]:
+    """Who comes after whom in a round, by chance, but the same in every run.
+
+    Each finds what another has left: caches, and work that the OSD has put
+    off. With turns alone it would always be the same other.
+    """
+    return random.Random(f'{case.name} {number}').sample(tools, len(tools))
+
+
 def perform(folder: pathlib.Path, size: int, rounds: int,
             only: Sequence[str], tools: Sequence[str]) -> None:
     """Measure, write the rows and a page, and say what held.
@@ -106,7 +117,7 @@ def run(report: reports.Report, size: int, rounds: int,
                              f'{copy_site.FILLS[fill]}'):
                 site.fill(fill)
         bench = Bench(report, site, tools)
-        for number in range(rounds):
+        for number in range(rounds + 1):
             bench.round(number, rounds, chosen)
         rows = bench.rows()
     path = report.folder.with_suffix('.json')
@@ -132,7 +143,7 @@ class Bench:
         self._site = site
         self._tools = tools
         self._runs: dict[tuple[Case, str], list[copy_claims.Run]] = {}
-        #: what the first round showed: a tool does the same each time
+        #: what the trial showed: a tool does the same each time
         self._allocated: dict[tuple[Case, str], int] = {}
         self._source_allocated: dict[Case, int] = {}
         self._ceilings: dict[tuple[float, str], list[float]] = {}
@@ -141,19 +152,23 @@ class Bench:
 
     def round(self, number: int, rounds: int,
               chosen: Sequence[Case]) -> None:
-        """Every case by every tool, once."""
+        """Every case by every tool, once.
+
+        :param number: 0 is not timed: there it is seen whether the copies
+            are true, and what they take of the storage
+        """
         for delay in dict.fromkeys(case.delay_ms for case in chosen):
             with contextlib.ExitStack() as stack:
                 if delay:
                     self._site.delay(delay)
                     stack.callback(self._site.delay, 0)
-                with self._report.step(f'round {number + 1} of {rounds}: '
-                                       'rados bench'):
-                    self._ceiling(delay)
+                title = f'round {number} of {rounds}' if number else 'trial'
+                if number:
+                    with self._report.step(f'{title}: rados bench'):
+                        self._ceiling(delay)
                 for case in chosen:
                     if case.delay_ms == delay:
-                        with self._report.step(f'round {number + 1} of '
-                                               f'{rounds}: {case.name}'):
+                        with self._report.step(f'{title}: {case.name}'):
                             self._case(case, number)
 
     def _ceiling(self, delay: float) -> None:
@@ -162,35 +177,37 @@ class Bench:
             self._ceilings.setdefault((delay, name), []).append(rate)
 
     def _case(self, case: Case, number: int) -> None:
-        # Whoever is first finds other caches than who follows.
-        start = number % len(self._tools)
-        for tool in (*self._tools[start:], *self._tools[:start]):
-            self._copy(case, tool, verify=not number)
+        for tool in order(self._tools, case, number):
+            self._copy(case, tool, timed=bool(number))
 
-    def _copy(self, case: Case, tool: str, verify: bool) -> None:
+    def _copy(self, case: Case, tool: str, timed: bool) -> None:
         site = self._site
         kind, _, to = case.direction.partition('-')
         source = site.source(kind, case.fill)
+        command = copy_tools.command(tool, source, site.named(to), site.size)
+        if command is None:
+            self._skip(case, tool)
+            return
         made = copy_tools.makes_destination(tool, site.named(to))
-        before = site.settled() if verify else 0
-        with site.destination(to, made) as destination:
-            command = copy_tools.command(tool, source, destination,
-                                         site.size)
-            if command is None:
-                self._skip(case, tool)
-                return
+        before = 0 if timed else site.settled()
+        with site.destination(to, made, thick=timed) as destination:
             taken = copy_measure.servers(site.pids())
             usage = copy_measure.run(*command)
             servers = taken()
-            if verify:
-                self._allocated[case, tool] = site.taken(destination, before)
-                if not site.same(case.fill, destination):
-                    self._report.check(f'{case.name}: {tool} made a true '
-                                       'copy', False)
+            if not timed:
+                self._examine(case, tool, source, destination, before)
+                return
         self._runs.setdefault((case, tool), []).append(copy_claims.Run(
             usage.seconds, usage.cpu, servers['osd'], servers['target'],
             usage.memory, self._allocated[case, tool]))
+
+    def _examine(self, case: Case, tool: str, source: copy_volumes.Volume,
+                 destination: copy_volumes.Volume, before: int) -> None:
+        site = self._site
+        self._allocated[case, tool] = site.taken(destination, before)
         self._source_allocated[case] = site.source_allocated(source)
+        if not site.same(case.fill, destination):
+            self._report.check(f'{case.name}: {tool} made a true copy', False)
 
     def _skip(self, case: Case, tool: str) -> None:
         if (case.direction, tool) in self._skipped:

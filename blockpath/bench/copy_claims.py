@@ -166,8 +166,8 @@ class _Case:
         if top:
             share = self.series['mb_s_median'] / top
             figure += f'; {share:.2f} of rados bench\'s {top:.0f}'
-        yield Claim(f'{self.title}: as fast as {best["tool"]}, the fastest '
-                    f'other tool', middle[-1] >= PEER_RATIO, figure)
+        yield Claim(f'{self.title}: not clearly slower than {best["tool"]}, '
+                    'the fastest other tool', middle[-1] >= PEER_RATIO, figure)
 
     def processors(self) -> Iterator[Claim]:
         best = self._best('cpu_s_per_gib', min)

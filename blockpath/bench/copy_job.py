@@ -98,7 +98,8 @@ def _cinder(job: Mapping[str, Any]) -> Callable[[], None]:
     def connect(volume: copy_volumes.Volume,
                 stack: contextlib.ExitStack) -> Any:
         if isinstance(volume, copy_volumes.File):
-            return volume.path
+            # It stands for a device, of which opening drops nothing.
+            return stack.enter_context(open(volume.path, 'r+b'))
         if isinstance(volume, copy_volumes.Lun):
             raise SystemExit('this Cinder needs a SCSI device for a LUN')
         properties = _connection_properties(volume)

@@ -13,10 +13,17 @@
 
 Each content is there three times: as a file, as a LUN (of that file), and as
 an RBD image. Everything is below one folder, which is removed at the end.
+
+All of it is in memory, and what is timed writes only to memory that is there:
+where a hypervisor takes back what its guest has freed, the first touch of a
+page takes longer than to copy it, and whoever is last to free some and first
+to need it again is chosen by chance. That leaves what each program takes for
+itself, and the file that ``rbd export`` insists on making.
 """
 
 from collections.abc import Iterator
 import contextlib
+import io
 import json
 import os
 import pathlib
@@ -98,10 +105,13 @@ def site(size: int) -> Iterator['Site']:
         folder = pathlib.Path(stack.enter_context(
             tempfile.TemporaryDirectory(prefix='blockpath-bench-',
                                         dir=_MEMORY)))
-        cluster = stack.enter_context(ceph.Cluster(
+        cluster = ceph.Cluster(
             folder / 'ceph', pools=POOLS, size=osd_size(size),
             # Without it the OSD does not answer "ceph tell" either.
-            options={'osd': {'admin_socket': str(folder / 'osd.asok')}}))
+            options={'osd': {'admin_socket': str(folder / 'osd.asok')}})
+        cluster.make()
+        occupy(cluster.store)
+        stack.enter_context(cluster)
         target = Target(folder)
         stack.callback(target.stop)
         target.start()
@@ -176,7 +186,7 @@ class Site:
         self._sources: dict[tuple[str, str], copy_volumes.Volume] = {}
         self._allocated: dict[copy_volumes.Volume, int] = {}
         copy = folder / 'lun.raw'
-        _truncate(copy, size)
+        _empty(copy, size)
         self._destinations: dict[str, copy_volumes.Volume] = {
             'file': copy_volumes.File(str(folder / 'file.raw')),
             'iscsi': target.add(copy),
@@ -223,33 +233,30 @@ class Site:
         return self._destinations[kind]
 
     @contextlib.contextmanager
-    def destination(self, kind: str, made_by_tool: bool
+    def destination(self, kind: str, made_by_tool: bool, thick: bool
                     ) -> Iterator[copy_volumes.Volume]:
-        """A new and empty one, which is gone afterwards.
+        """A new one that reads as zeros.
 
         :param made_by_tool: it is not there yet
+        :param thick: it has all of its room; an image has that in the OSD
         """
         volume = self._destinations[kind]
-        if not made_by_tool:
-            if isinstance(volume, copy_volumes.Image):
+        if isinstance(volume, copy_volumes.Image):
+            if not made_by_tool:
                 self._cluster.rbd('create', '--size', f'{self.size >> 20}',
                                   volume.spec)
-            elif isinstance(volume, copy_volumes.File):
-                _truncate(pathlib.Path(volume.path), self.size)
+        elif made_by_tool:
+            pathlib.Path(volume.backing).unlink(missing_ok=True)
+        else:
+            prepare = blank if thick else _empty
+            prepare(pathlib.Path(volume.backing), self.size)
         try:
             yield volume
         finally:
-            self._empty(volume)
-
-    def _empty(self, volume: copy_volumes.Volume) -> None:
-        if isinstance(volume, copy_volumes.Image):
-            if volume.name in self._cluster.rbd('ls', volume.pool).split():
+            # A file keeps its memory for the next.
+            if (isinstance(volume, copy_volumes.Image) and volume.name in
+                    self._cluster.rbd('ls', volume.pool).split()):
                 self._cluster.rbd('rm', volume.spec)
-        elif isinstance(volume, copy_volumes.File):
-            pathlib.Path(volume.path).unlink(missing_ok=True)
-        else:
-            # tgtd has it open.
-            _truncate(pathlib.Path(volume.backing), self.size)
 
     def settled(self) -> int:
         """Bytes that the OSD holds, once what was removed is gone."""
@@ -274,18 +281,14 @@ class Site:
         """
         if isinstance(volume, copy_volumes.Image):
             return self.settled() - before
-        path = (volume.path if isinstance(volume, copy_volumes.File)
-                else volume.backing)
-        return copy_volumes.File(path).allocated
+        return copy_volumes.File(volume.backing).allocated
 
     def same(self, fill: str, volume: copy_volumes.Volume) -> bool:
         """Whether a copy holds what its source does, byte for byte."""
         source = str(self.folder / f'{fill}.raw')
         if not isinstance(volume, copy_volumes.Image):
-            path = (volume.path if isinstance(volume, copy_volumes.File)
-                    else volume.backing)
             return not subprocess.run(['cmp', '--silent', source,
-                                       path]).returncode
+                                       volume.backing]).returncode
         argv = self._cluster.rbd_argv('export', volume.spec, '-')
         with subprocess.Popen(argv, stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL) as export:
@@ -358,8 +361,38 @@ def write(path: pathlib.Path, fill: str, size: int) -> None:
             file.write(bytes(MIB) if fill == 'zeros' else os.urandom(MIB))
 
 
-def _truncate(path: pathlib.Path, size: int) -> None:
+def _empty(path: pathlib.Path, size: int) -> None:
     """Make a file, or an old one, all holes."""
     with path.open('ab') as file:
         file.truncate(0)
         file.truncate(size)
+
+
+def blank(path: pathlib.Path, size: int) -> None:
+    """Make a file, or an old one, all zeros, in the memory that it has."""
+    with path.open('ab') as file:
+        file.truncate(size)
+    with path.open('r+b', buffering=0) as file:
+        _write_zeros(file, 0, size)
+
+
+def occupy(path: pathlib.Path) -> None:
+    """Give a file memory for its holes."""
+    with path.open('r+b', buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        at = file.seek(0, os.SEEK_HOLE)
+        while at < end:
+            try:
+                data = file.seek(at, os.SEEK_DATA)
+            except OSError:
+                # There is no more.
+                data = end
+            _write_zeros(file, at, data)
+            at = file.seek(data, os.SEEK_HOLE) if data < end else end
+
+
+def _write_zeros(file: io.FileIO, at: int, end: int) -> None:
+    zeros = memoryview(bytes(MIB))
+    file.seek(at)
+    while at < end:
+        at += file.write(zeros[:end - at]) or 0

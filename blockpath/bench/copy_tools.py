@@ -76,13 +76,10 @@ def _job(tool: str, source: _Volume, destination: _Volume, size: int
 
 
 def _qemu_img(source: _Volume, destination: _Volume) -> list[str]:
-    # It makes a file itself, and knows then that it is empty.
-    made = [] if isinstance(destination, copy_volumes.File) else [
-        '-n', '--target-is-zero']
     # Without caches it is faster here, to and from files in memory as well.
     return ['qemu-img', 'convert', '-m', '16', '-W', '-t', 'none', '-T',
-            'none', *made, '-f', 'raw', '-O', 'raw', source.qemu,
-            destination.qemu]
+            'none', '-n', '--target-is-zero', '-f', 'raw', '-O', 'raw',
+            source.qemu, destination.qemu]
 
 
 def _rbd(source: _Volume, destination: _Volume) -> list[str] | None:

@@ -81,6 +81,11 @@ class File:
         return self.path
 
     @property
+    def backing(self) -> str:
+        """The file that holds it, as a LUN has one."""
+        return self.path
+
+    @property
     def allocated(self) -> int:
         """Bytes."""
         return pathlib.Path(self.path).stat().st_blocks * 512

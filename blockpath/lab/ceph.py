@@ -198,6 +198,11 @@ class Cluster:
         raise errors.LabError(f'{self.keyring(client)} has no key')
 
     @property
+    def store(self) -> pathlib.Path:
+        """The file that the OSD keeps everything in; sparse."""
+        return self.folder / 'osd' / 'block'
+
+    @property
     def _made(self) -> pathlib.Path:
         return self.folder / 'made'
 

@@ -9,10 +9,12 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
+from unittest import mock
 
 import fixtures
 import testtools
@@ -49,14 +51,11 @@ class CommandTest(testtools.TestCase):
     def test_qemu_img(self):
         self.assertEqual(
             ['qemu-img', 'convert', '-m', '16', '-W', '-t', 'none', '-T',
-             'none', '-f', 'raw', '-O', 'raw',
+             'none', '-n', '--target-is-zero', '-f', 'raw', '-O', 'raw',
              'rbd:volumes/a:id=cinder:conf=/x/ceph.conf', '/x/file'],
             argv('qemu-img', IMAGE, FILE))
-        # It does not make these, so it is told that they are empty.
-        convert = argv('qemu-img', FILE, LUN)
-        self.assertIn('--target-is-zero', convert)
         self.assertEqual('iscsi://127.0.0.1:3260/iqn.2026-01.org:x/4',
-                         convert[-1])
+                         argv('qemu-img', FILE, LUN)[-1])
 
     def test_rbd(self):
         self.assertEqual(['export', 'volumes/a', '/x/file'],
@@ -109,9 +108,65 @@ class ContentTest(testtools.TestCase):
         self.assertEqual(40 * MIB, self.path.stat().st_size)
         self.assertEqual(4 * MIB, copy_volumes.File(str(self.path)).allocated)
 
+    def test_blank_keeps_the_memory_of_a_file(self):
+        self.path.write_bytes(b'x' * MIB)
+        before = self.path.stat().st_ino
+        copy_site.blank(self.path, 3 * MIB)
+        self.assertEqual(bytes(3 * MIB), self.path.read_bytes())
+        self.assertEqual(before, self.path.stat().st_ino)
+        self.assertGreaterEqual(
+            copy_volumes.File(str(self.path)).allocated, 3 * MIB)
+
+    def test_occupied_holes_are_zeros_and_the_rest_stays(self):
+        for content in ({}, {0: b'a' * MIB}, {2 * MIB: b'b' * MIB},
+                        {5 * MIB: b'c' * MIB}):
+            with self.path.open('wb') as file:
+                file.truncate(6 * MIB)
+                for offset, data in content.items():
+                    file.seek(offset)
+                    file.write(data)
+            before = self.path.read_bytes()
+            copy_site.occupy(self.path)
+            self.assertEqual(before, self.path.read_bytes())
+            self.assertGreaterEqual(
+                copy_volumes.File(str(self.path)).allocated, 6 * MIB)
+
     def test_memory(self):
         self.assertRaisesRegex(errors.BlockpathError, 'see --size',
                                copy_site.check_memory, 1 << 50)
+
+
+class DestinationTest(testtools.TestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        cluster, target = mock.MagicMock(), mock.Mock()
+        cluster.keyring.return_value = '/x/keyring'
+        target.add.side_effect = lambda path: dataclasses.replace(
+            LUN, backing=str(path))
+        self.site = copy_site.Site(self.folder, MIB, cluster, target)
+
+    def allocated(self, kind, **options):
+        with self.site.destination(kind, False, **options) as volume:
+            assert not isinstance(volume, copy_volumes.Image)
+            path = pathlib.Path(volume.backing)
+            self.assertEqual(bytes(MIB), path.read_bytes())
+            allocated = copy_volumes.File(volume.backing).allocated
+            path.write_bytes(b'x' * MIB)
+            return allocated
+
+    def test_thick_ones_have_their_room_and_others_none(self):
+        for kind in ('file', 'iscsi'):
+            for thick in (False, True, True, False):
+                self.assertEqual(MIB if thick else 0,
+                                 self.allocated(kind, thick=thick))
+
+    def test_one_that_the_tool_makes_is_not_there(self):
+        self.allocated('file', thick=True)
+        with self.site.destination('file', True, thick=True) as volume:
+            self.assertEqual(self.site.named('file'), volume)
+            self.assertEqual([], list(self.folder.glob('file.raw')))
 
 
 class JobTest(testtools.TestCase):
@@ -151,6 +206,16 @@ class JobTest(testtools.TestCase):
             pathlib.Path(found.stdout.strip()).is_relative_to(
                 copy_tools.tree('cinder')), found.stdout)
         self.assertIn('/base/', found.stdout)
+
+    def test_pristine_cinder_writes_to_a_file_as_to_a_device(self):
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        source, destination = folder / 'a', folder / 'b'
+        source.write_bytes(b's' * 4 * MIB)
+        destination.write_bytes(b'd' * 5 * MIB)
+        self.run_cinder(copy_volumes.File(str(source)),
+                        copy_volumes.File(str(destination)))
+        self.assertEqual(b's' * 4 * MIB + b'd' * MIB,
+                         destination.read_bytes())
 
     def test_pristine_cinder_has_no_way_to_a_lun(self):
         error = self.assertRaises(
