@@ -33,9 +33,6 @@ from cinder.i18n import _
 from cinder.volume.copier import limits
 from cinder.volume.copier import volume_file
 
-#: Bytes in one read or write. With 4 MiB a copy from an RBD image took more
-#: than twice the memory and was no faster; a LUN was read slower.
-BLOCK = 1 << 20
 #: Blocks at once.
 IN_FLIGHT = 16
 #: Zeros are looked for in runs of this size, the granularity of discards on
@@ -91,6 +88,7 @@ class Options:
     """How to copy.
 
     :ivar start: where to begin, all below being in the destination already
+    :ivar block: bytes in one read or write; None: what suits the destination
     :ivar destination_is_zero: whether it reads as zeros from `start` on;
         None: see what it says itself
     :ivar limiter: shares the bandwidth among copies
@@ -103,7 +101,7 @@ class Options:
 
     start: int = 0
     destination_is_zero: bool | None = None
-    block: int = BLOCK
+    block: int | None = None
     in_flight: int = IN_FLIGHT
     verify: Verify = Verify.NONE
     limiter: 'limits.Limiter | None' = None
@@ -301,6 +299,7 @@ class _Transfer(_Pipeline):
         self._source = source
         self._destination = destination
         self._length = length
+        self._block = options.block or destination.block
         self._progress = progress
         self._blocks: collections.deque[_Block] = collections.deque()
         self._flushed = options.start
@@ -330,7 +329,7 @@ class _Transfer(_Pipeline):
 
     def _extent(self, extent: volume_file.Extent) -> None:
         data = extent.kind is volume_file.Kind.DATA
-        step = self._options.block if data else _ZERO_STEP
+        step = self._block if data else _ZERO_STEP
         depth = min(self._options.in_flight, max(self._source.in_flight,
                                                  self._destination.in_flight))
         offset = extent.offset
@@ -456,10 +455,14 @@ class _Verification(_Pipeline):
 
     def run(self) -> None:
         self._destination.forget()
+        # As they were written: of each there is one digest.
+        block = self._options.block or self._destination.block
+        # To read large ones takes more memory than to write them.
         depth = min(self._options.in_flight, self._destination.in_flight)
+        depth = max(1, min(depth, depth * volume_file.BLOCK // block))
         for offset, (length, digest) in self._digests.items():
-            for at in range(offset, offset + length, self._options.block):
-                size = min(self._options.block, offset + length - at)
+            for at in range(offset, offset + length, block):
+                size = min(block, offset + length - at)
                 self._room(depth)
                 self._keep_to_limit(size)
                 self._begin(self._compare(digest), _Block(at, size),

@@ -40,8 +40,9 @@ OPTS = [
                     'copied.'),
     cfg.IntOpt('volume_copy_in_flight',
                default=16, min=1, max=64,
-               help='How many blocks of 1 MiB a copy has in flight, and so '
-                    'the memory it takes.'),
+               help='How many blocks a copy has in flight, and so the memory '
+                    'it takes: they are of 1 MiB, and of 2 MiB where the '
+                    'destination is an RBD image.'),
     cfg.IntOpt('volume_copy_timeout',
                default=300, min=0,
                help='Seconds after which a copy fails if nothing was read or '

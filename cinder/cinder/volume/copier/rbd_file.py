@@ -149,6 +149,9 @@ class RBDFile(volume_file.VolumeFile):
     """An image that is open, and the connection that it is open on."""
 
     in_flight = 16
+    # Where messages take 2 ms longer as many writes of half of that are slower
+    # by an eighth.
+    block = 2 << 20
     size_is_current = True
 
     def __init__(self, client: ty.Any, ioctx: ty.Any, image: ty.Any,

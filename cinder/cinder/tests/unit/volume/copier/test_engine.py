@@ -275,6 +275,33 @@ class CopyTestCase(test.TestCase):
                 engine.CopyError, self.copy, fakes.MemoryFile(b'x' * 100),
                 Cached(bytes(100)), verify=verify)
 
+    def test_blocks_are_what_suits_the_destination(self):
+        source = fakes.MemoryFile(self.data)
+        destination = fakes.MemoryFile(self.old)
+        source.block, destination.block = GRAIN, 2 * BLOCK
+        self.copy(source, destination, block=None, verify=engine.Verify.FULL)
+        sizes = [2 * BLOCK, 2 * BLOCK, len(self.data) - 4 * BLOCK]
+        for file in (source, destination):
+            self.assertEqual(sizes, [entry[2] for entry in file.log
+                                     if entry[0] == 'read'])
+
+    def test_a_verification_of_large_blocks_reads_fewer_at_once(self):
+        class Counting(fakes.FaultyFile):
+            most = 0
+
+            def start_read(self, *args):
+                super().start_read(*args)
+                self.most = max(self.most, len(self._waiting))
+
+        data = os.urandom(8 * volume_file.BLOCK)
+        for blocks, most in (1, 4), (2, 2), (8, 1):
+            destination = Counting(bytes(len(data)), lambda among: 'none',
+                                   in_flight=4)
+            destination.block = blocks * volume_file.BLOCK
+            self.copy(fakes.MemoryFile(data), destination, block=None,
+                      verify=engine.Verify.FULL, in_flight=16)
+            self.assertEqual(most, destination.most)
+
     def test_a_verification_that_fails_leaves_nothing_in_flight(self):
         destination = fakes.FaultyFile(self.old, lambda among: 'none',
                                        in_flight=4)

@@ -14,6 +14,8 @@
 import os
 import shutil
 import stat
+import subprocess
+import time
 import unittest
 
 import fixtures
@@ -255,10 +257,25 @@ class CommandTestCase(test.TestCase):
             self.assertEqual('none', arguments[arguments.index('-t') + 1])
             self.assertEqual('none', arguments[arguments.index('-T') + 1])
 
-    def test_memory_is_that_of_the_blocks_in_flight(self):
-        for in_flight, requests in ((1, '1'), (16, '8'), (64, '16')):
+    def test_fewer_requests_than_blocks(self):
+        for in_flight, requests in ((1, '1'), (16, '12'), (64, '16')):
             arguments, *__ = self.command('iscsi', 'rbd', in_flight=in_flight)
             self.assertEqual(requests, arguments[arguments.index('-m') + 1])
+
+
+class EndTestCase(test.TestCase):
+
+    def test_it_is_noticed_when_it_happens(self):
+        process = subprocess.Popen(['cat'], stdin=subprocess.PIPE)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        qemu_copy._await_end(process, 0.05)
+        self.assertIsNone(process.returncode)
+        process.stdin.close()
+        began = time.monotonic()
+        qemu_copy._await_end(process, 60)
+        self.assertLess(time.monotonic() - began, 30)
+        self.assertEqual(0, process.returncode)
 
 
 class SuitsTestCase(test.TestCase):

@@ -55,6 +55,7 @@ class FakeImage:
         self.results = {}       # what to return, by operation
         self.diffs = []
         self.flags = []
+        self.lengths = []       # of what was written
         self.pending = []
         self.calls = []
 
@@ -101,6 +102,7 @@ class FakeImage:
         self._complete('read', len(data), done, data)
 
     def aio_write(self, data, offset, done):
+        self.lengths.append(len(data))
         # As the real one: the caller's buffer, and no reference to it.
         data = weakref.ref(data)
 
@@ -432,4 +434,5 @@ class RBDFileTestCase(test.TestCase):
         progress = engine.copy(source, destination, 10 * MIB, engine.Options(
             verify=engine.Verify.FULL))
         self.assertEqual(OBJECT, progress.written)
+        self.assertEqual([2 * MIB] * 2, self.image.lengths)
         self.assertEqual(random, self.image.content[OBJECT:2 * OBJECT])
