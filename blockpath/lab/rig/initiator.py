@@ -226,16 +226,21 @@ def calls(begin: int = 0) -> list[list[str]]:
     return [line.split('\x1f')[2:] for line in lines]
 
 
-def scan(secret: str, seconds: float) -> list[str]:
+def scan(secret: str, seconds: float, stop: str = '') -> list[str]:
     """Names of the programs seen with the secret on their command line.
 
     Looks at all processes over and over for that long. It is kept out of
     this process's own command line by coming through a socket.
+
+    :param stop: a file; the looks end when it is there, and it is removed
     """
     found = set()
     sought = secret.encode()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
+        if stop and os.path.exists(stop):
+            os.unlink(stop)
+            break
         for entry in pathlib.Path('/proc').iterdir():
             if not entry.name.isdigit():
                 continue
