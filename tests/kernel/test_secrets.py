@@ -30,10 +30,12 @@ class TestSecrets(base.RigTestCase):
         stop = f'/run/{self.name}'
         scanning = self.initiator.start_call(
             f'{volumes.INITIATOR}:scan', data['auth_password'], SCAN_S, stop)
-        device = self.inside('connect', data, **options)
-        self.inside('disconnect', data, device, **options)
-        self.assertTrue(scanning.running, 'the scan was too short')
-        self.initiator.shell(f'touch {stop}')
+        try:
+            device = self.inside('connect', data, **options)
+            self.inside('disconnect', data, device, **options)
+            self.assertTrue(scanning.running, 'the scan was too short')
+        finally:
+            self.initiator.shell(f'touch {stop}')
         return scanning.wait()
 
     def test_on_no_command_line_nor_log(self) -> None:
