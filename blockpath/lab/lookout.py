@@ -30,6 +30,8 @@ from blockpath import report as reports
 #: Seconds between two looks at all processes: a process that lives shorter
 #: than this may be missed, one that logs in to a target does not.
 _PAUSE = 0.02
+#: Seconds that the clock of files may be behind.
+_TICK = 1.0
 _TEMPORARY = ('/tmp', '/var/tmp')
 #: Larger files are images and memory, not notes of passwords.
 _LARGEST = 16 << 20
@@ -51,7 +53,10 @@ class Lookout:
         self.exposed: set[str] = set()
         self.devices: set[str] = set()
         self.looks = 0
-        self.began = time.time()
+        # Files are stamped by a clock that goes in ticks, and later than
+        # that on a busy machine: what is written just after now may be
+        # dated before it.
+        self.began = time.time() - _TICK
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
