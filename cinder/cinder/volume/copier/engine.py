@@ -88,7 +88,7 @@ class Options:
     """How to copy.
 
     :ivar start: where to begin, all below being in the destination already
-    :ivar block: bytes in one read or write; None: what suits the destination
+    :ivar block: bytes in one read or write; None: what suits both ends
     :ivar destination_is_zero: whether it reads as zeros from `start` on;
         None: see what it says itself
     :ivar limiter: shares the bandwidth among copies
@@ -299,7 +299,8 @@ class _Transfer(_Pipeline):
         self._source = source
         self._destination = destination
         self._length = length
-        self._block = options.block or destination.block
+        self._block = options.block or min(destination.block,
+                                           source.largest_read)
         self._progress = progress
         self._blocks: collections.deque[_Block] = collections.deque()
         self._flushed = options.start

@@ -119,6 +119,8 @@ class VolumeFile(io.RawIOBase):
     in_flight: int = 1
     #: Bytes that each is to have, if this is a destination.
     block: int = BLOCK
+    #: Bytes that each may have, if this is a source.
+    largest_read: int = 4 * BLOCK
     #: Whether the storage itself says how large it is. A device of an
     #: initiator may be known with a size that it had once.
     size_is_current: bool = False

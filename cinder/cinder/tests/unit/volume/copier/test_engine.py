@@ -285,6 +285,16 @@ class CopyTestCase(test.TestCase):
             self.assertEqual(sizes, [entry[2] for entry in file.log
                                      if entry[0] == 'read'])
 
+    def test_blocks_are_no_larger_than_suits_the_source(self):
+        source = fakes.MemoryFile(self.data)
+        destination = fakes.MemoryFile(self.old)
+        source.largest_read, destination.block = BLOCK, 2 * BLOCK
+        self.copy(source, destination, block=None, verify=engine.Verify.FULL)
+        sizes = 4 * [BLOCK] + [len(self.data) - 4 * BLOCK]
+        for file in (source, destination):
+            self.assertEqual(sizes, [entry[2] for entry in file.log
+                                     if entry[0] == 'read'])
+
     def test_a_verification_of_large_blocks_reads_fewer_at_once(self):
         class Counting(fakes.FaultyFile):
             most = 0

@@ -23,6 +23,8 @@ import unittest
 from unittest import mock
 
 from cinder.tests.unit import test
+from cinder.tests.unit.volume.copier import fakes
+from cinder.volume.copier import engine
 from cinder.volume.copier import nbd_file
 from cinder.volume.copier import volume_file
 
@@ -141,6 +143,20 @@ class NBDFileTestCase(test.TestCase):
         with mock.patch.object(self.file, 'drive', answering):
             call(*args)
         return asked
+
+    def test_a_copy_reads_no_more_at_once_than_QEMU_is_to_hold(self):
+        file = self._open(Server(2 * MIB), writable=False)
+        destination = fakes.MemoryFile(bytes(2 * MIB))
+        destination.block = 2 * MIB
+        sizes = []
+
+        def read(offset, length, done):
+            sizes.append(length)
+            done(None, b'x' * length)
+
+        file.start_read = read
+        engine.copy(file, destination, file.size)
+        self.assertEqual([MIB, MIB], sizes)
 
     def test_answers_out_of_order(self):
         volume = self._open()
