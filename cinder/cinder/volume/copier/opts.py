@@ -41,8 +41,9 @@ OPTS = [
     cfg.IntOpt('volume_copy_in_flight',
                default=16, min=1, max=64,
                help='How many blocks a copy has in flight, and so the memory '
-                    'it takes: they are of 1 MiB, and of 2 MiB where the '
-                    'destination is an RBD image.'),
+                    'it takes: they are of 1 MiB, and mostly of 2 MiB where '
+                    'the destination is an RBD image. No more than 12 where '
+                    'QEMU has opened an end.'),
     cfg.IntOpt('volume_copy_timeout',
                default=300, min=0,
                help='Seconds after which a copy fails if nothing was read or '

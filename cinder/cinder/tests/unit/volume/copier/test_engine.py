@@ -295,6 +295,88 @@ class CopyTestCase(test.TestCase):
             self.assertEqual(sizes, [entry[2] for entry in file.log
                                      if entry[0] == 'read'])
 
+    def test_a_long_copy_is_verified_on_the_way(self):
+        self.patch('cinder.volume.copier.engine._DIGESTS', 2)
+        source = fakes.MemoryFile(self.data)
+        destination = fakes.MemoryFile(self.old)
+        progress = self.copy(source, destination, verify=engine.Verify.FULL,
+                             in_flight=1)
+        self.assertEqual(self.data, destination.durable)
+        self.assertEqual(len(self.data), progress.verified)
+        self.assertEqual('verifying', progress.phase)
+        # The third was being read when two were known.
+        self.assertEqual(
+            3 * ['write'] + ['flush'] + 3 * ['read'] +
+            2 * ['write'] + ['flush'] + 2 * ['read'],
+            [entry[0] for entry in destination.log])
+
+    def test_what_is_wrong_is_seen_before_the_rest_is_copied(self):
+        class Forgetful(fakes.MemoryFile):
+            def _read_at(self, offset, length):
+                return bytes(length)
+
+        self.patch('cinder.volume.copier.engine._DIGESTS', 2)
+        destination = Forgetful(self.old)
+        self.assertRaises(engine.CopyError, self.copy,
+                          fakes.MemoryFile(self.data), destination,
+                          verify=engine.Verify.FULL, in_flight=1)
+        self.assertEqual(3, len([entry for entry in destination.log
+                                 if entry[0] == 'write']))
+
+    def test_the_time_of_a_verification_on_the_way_is_no_stall(self):
+        class Slow(fakes.MemoryFile):
+            def forget(self):
+                time.sleep(0.3)
+
+        class Late(fakes.FaultyFile):
+            begun = False
+
+            def start_read(self, *args):
+                self.begun = True
+                super().start_read(*args)
+
+            def drive(self, timeout):
+                if not self.begun:
+                    super().drive(timeout)
+                self.begun = False
+
+        self.patch('cinder.volume.copier.engine._DIGESTS', 2)
+        destination = Slow(self.old)
+        self.copy(Late(self.data, lambda among: 'none'), destination,
+                  verify=engine.Verify.FULL, stall=0.2)
+        self.assertEqual(self.data, destination.durable)
+
+    def test_no_more_in_flight_than_is_of_use_to_either_end(self):
+        class Counting(fakes.FaultyFile):
+            most = 0
+
+            def start_read(self, *args):
+                super().start_read(*args)
+                self.most = max(self.most, len(self._waiting))
+
+        for depth, most in (16, 4), (3, 3), (1, 4):
+            source = Counting(self.data, lambda among: 'none', in_flight=4)
+            destination = fakes.MemoryFile(self.old)
+            destination.in_flight = depth
+            self.copy(source, destination, in_flight=16)
+            self.assertEqual(most, source.most)
+
+    def test_memory_that_was_freed_is_given_back(self):
+        def resident():
+            with open('/proc/self/statm') as figures:
+                return int(figures.read().split()[1]) * os.sysconf(
+                    'SC_PAGE_SIZE')
+
+        # Too small for the C library to give them back one by one, and what
+        # is below the last one not at all.
+        parts = [b'x' * 100000 for _ in range(640)]
+        last = parts.pop()
+        del parts
+        before = resident()
+        engine._give_back_memory()
+        self.assertLess(resident(), before - (32 << 20))
+        self.assertEqual(100000, len(last))
+
     def test_a_verification_of_large_blocks_reads_fewer_at_once(self):
         class Counting(fakes.FaultyFile):
             most = 0
