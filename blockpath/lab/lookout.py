@@ -103,7 +103,10 @@ class Lookout:
                      ', '.join(found))
 
     def files_with_passwords(self) -> list[str]:
-        """Logs of the lab, and temporary files since the start of the run."""
+        """Logs of the lab, and temporary files since the run began.
+
+        Those of the second before it are among them.
+        """
         found = []
         for path in self._files():
             content = _read(path)

@@ -11,6 +11,7 @@
 #    under the License.
 """The lookout sees what it looks for: else its silence proves nothing."""
 
+import os
 import pathlib
 import secrets
 import subprocess
@@ -109,3 +110,9 @@ class LookoutTestCase(testtools.TestCase):
         note.parent.mkdir()
         note.write_text(WORD)
         self.assertIn(str(note), self.watch.files_with_passwords())
+        # The clock of files is behind, but not by so much.
+        for age, found in ((0.5, True), (2.0, False)):
+            stamp = self.watch.began + lookout._TICK - age
+            os.utime(note, (stamp, stamp))
+            self.assertEqual(found, str(note) in
+                             self.watch.files_with_passwords())

@@ -20,6 +20,7 @@ It runs in one thread, of whatever kind: see :mod:`.volume_file`.
 """
 
 import _queue
+import array
 import collections
 import collections.abc
 import ctypes
@@ -44,11 +45,16 @@ _ZERO_GRAIN = bytes(_GRAIN)
 _ZERO_STEP = 64 << 20
 #: One block in so many is verified by a sampled verification.
 _SAMPLE = 64
-#: So many blocks, 64 GiB of an RBD image, are verified before it goes on: what
-#: is to be remembered of each is some 300 bytes.
-_DIGESTS = 1 << 15
+_DIGEST_BYTES = 16
+#: Stands for the digest of what reads as zeros. No other has been found.
+_ZEROS_DIGEST = bytes(_DIGEST_BYTES)
 #: How often a copy that waits looks whether it is to stop. Seconds.
 _TICK = 0.5
+
+
+_libc = ctypes.CDLL(None)
+if hasattr(_libc, 'malloc_trim'):
+    _libc.malloc_trim.argtypes = [ctypes.c_size_t]
 
 
 class CopyError(Exception):
@@ -306,8 +312,7 @@ class _Transfer(_Pipeline):
         self._progress = progress
         self._blocks: collections.deque[_Block] = collections.deque()
         self._flushed = options.start
-        #: offset -> length and digest, of what is to be read back
-        self.digests: dict[int, tuple[int, bytes]] = {}
+        self._digests = _Digests()
         self._is_zero = False
 
     def run(self) -> None:
@@ -348,12 +353,6 @@ class _Transfer(_Pipeline):
                 self._zeros(block, block.offset, block.length)
             offset += length
             self._advance()
-            if len(self.digests) >= _DIGESTS:
-                self._settle()
-                self._advance()
-                self._destination.flush()
-                self.verify()
-                self._last = time.monotonic()
 
     def _depth(self) -> int:
         # An end that does them one at a time leaves it to the other.
@@ -406,15 +405,11 @@ class _Transfer(_Pipeline):
             self._flushed = done
 
     def verify(self) -> None:
-        """Read back what has been flushed since the last time."""
-        if not self.digests:
-            return
-        self._progress.phase = 'verifying'
-        _Verification(self._destination, self.digests, self._options,
-                      self._progress).run()
-        self.digests.clear()
-        if self._progress.done < self._length:
-            self._progress.phase = 'copying'
+        """Read back what was to be remembered, once that was flushed."""
+        if self._digests:
+            self._progress.phase = 'verifying'
+            _Verification(self._destination, self._digests, self._block,
+                          self._options, self._progress).run()
 
     def _expect(self, block: _Block, data: volume_file.Buffer | None) -> None:
         """Remember what is to be found in the destination."""
@@ -424,8 +419,8 @@ class _Transfer(_Pipeline):
                 block.offset + block.length != self._length and
                 random.randrange(_SAMPLE)):
             return
-        digest = b'' if data is None else _digest(data)
-        self.digests[block.offset] = block.length, digest
+        self._digests.add(block.offset, block.length,
+                          _ZEROS_DIGEST if data is None else _digest(data))
 
 
 def runs(data: volume_file.Buffer
@@ -453,19 +448,40 @@ def runs(data: volume_file.Buffer
     yield begin, length, before
 
 
+class _Digests:
+    """What is to be read back: 32 bytes for each block, in an order."""
+
+    def __init__(self) -> None:
+        #: offset and length of each
+        self._places = array.array('Q')
+        self._digests = bytearray()
+
+    def add(self, offset: int, length: int, digest: bytes) -> None:
+        self._places.extend((offset, length))
+        self._digests += digest
+
+    def __len__(self) -> int:
+        return len(self._places) // 2
+
+    def __iter__(self) -> collections.abc.Iterator[tuple[int, int, bytes]]:
+        for number in range(len(self)):
+            offset, length = self._places[2 * number:2 * number + 2]
+            at = _DIGEST_BYTES * number
+            yield offset, length, bytes(self._digests[at:at + _DIGEST_BYTES])
+
+
+def _digest(data: volume_file.Buffer) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+
 def _give_back_memory() -> None:
     """Return what was freed to the kernel, if the C library knows how.
 
     It keeps what the buffers of the copy were in, and has no use for it in the
     verification, which took 50 MiB more.
     """
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-    if trim:
-        trim(0)
-
-
-def _digest(data: volume_file.Buffer) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+    if hasattr(_libc, 'malloc_trim'):
+        _libc.malloc_trim(0)
 
 
 def _same_length(block: _Block, data: volume_file.Buffer,
@@ -482,24 +498,26 @@ class _Verification(_Pipeline):
     """Reads back from the destination what was noted on the way."""
 
     def __init__(self, destination: volume_file.VolumeFile,
-                 digests: dict[int, tuple[int, bytes]], options: Options,
+                 digests: _Digests, block: int, options: Options,
                  progress: Progress) -> None:
         super().__init__((destination,), options)
         self._destination = destination
         self._digests = digests
+        self._block = block
         self._progress = progress
 
     def run(self) -> None:
         _give_back_memory()
         self._destination.forget()
-        # As they were written: of each there is one digest.
-        block = self._options.block or self._destination.block
+        self._last = time.monotonic()
         # To read large ones takes more memory than to write them.
         depth = min(self._options.in_flight, self._destination.in_flight)
-        depth = max(1, min(depth, depth * volume_file.BLOCK // block))
-        for offset, (length, digest) in self._digests.items():
-            for at in range(offset, offset + length, block):
-                size = min(block, offset + length - at)
+        depth = max(1, min(depth, depth * volume_file.BLOCK // self._block))
+        for offset, length, digest in self._digests:
+            # As they were written: of each there is one digest. Only zeros
+            # are in longer runs.
+            for at in range(offset, offset + length, self._block):
+                size = min(self._block, offset + length - at)
                 self._room(depth)
                 self._keep_to_limit(size)
                 self._begin(self._compare(digest), _Block(at, size),
@@ -509,8 +527,8 @@ class _Verification(_Pipeline):
     def _compare(self, digest: bytes) -> collections.abc.Callable[..., None]:
         def compare(block: _Block, data: volume_file.Buffer) -> None:
             _same_length(block, data, self._destination)
-            same = _digest(data) == digest if digest else all(
-                zero for begin, end, zero in runs(data))
+            same = (_digest(data) == digest if digest != _ZEROS_DIGEST else
+                    all(zero for begin, end, zero in runs(data)))
             if not same and not self._error:
                 self._error = CopyError(_(
                     'the %(length)d bytes at %(offset)d of %(name)s are not '

@@ -21,7 +21,8 @@ OPTS = [
                    ('none', 'trust the storage'),
                    ('sampled', 'compare the first block, the last, and one '
                                'in 64 between them'),
-                   ('full', 'compare all, which takes about as long again'),
+                   ('full', 'compare all: the copy takes twice as long, '
+                            'or more'),
                ],
                help='What is read back from the destination of a copy, after '
                     'it was flushed, and compared with what was read from '
@@ -42,8 +43,8 @@ OPTS = [
                default=16, min=1, max=64,
                help='How many blocks a copy has in flight, and so the memory '
                     'it takes: they are of 1 MiB, and mostly of 2 MiB where '
-                    'the destination is an RBD image. No more than 12 where '
-                    'QEMU has opened an end.'),
+                    'the destination is an RBD image. No more than 12 of '
+                    'what a server of QEMU has opened.'),
     cfg.IntOpt('volume_copy_timeout',
                default=300, min=0,
                help='Seconds after which a copy fails if nothing was read or '

@@ -117,10 +117,11 @@ class VolumeFile(io.RawIOBase):
 
     #: How many operations at once are of use.
     in_flight: int = 1
-    #: Bytes that each is to have, if this is a destination.
+    #: Bytes that each is to have, if this is a destination, and the source
+    #: may be read in as large ones.
     block: int = BLOCK
     #: Bytes that each may have, if this is a source.
-    largest_read: int = 4 * BLOCK
+    largest_read: int = 1 << 30
     #: Whether the storage itself says how large it is. A device of an
     #: initiator may be known with a size that it had once.
     size_is_current: bool = False

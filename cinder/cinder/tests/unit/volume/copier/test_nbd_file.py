@@ -145,7 +145,9 @@ class NBDFileTestCase(test.TestCase):
         return asked
 
     def test_a_copy_reads_no_more_at_once_than_QEMU_is_to_hold(self):
-        file = self._open(Server(2 * MIB), writable=False)
+        self.server.close()
+        self.server = Server(2 * MIB)
+        file = self._open(writable=False)
         destination = fakes.MemoryFile(bytes(2 * MIB))
         destination.block = 2 * MIB
         sizes = []
