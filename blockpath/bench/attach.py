@@ -28,11 +28,11 @@ import uuid
 import rich.console
 
 from blockpath.bench import claims
-from blockpath.lab import errors
-from blockpath.lab.rig import rig
-from blockpath.lab.rig import volumes
+from blockpath.console import report as reports
+from blockpath.guests.debian import rig
+from blockpath.guests.debian import volumes
+from blockpath.machine import errors
 from blockpath import paths
-from blockpath import report as reports
 
 RELEASE = '2026.2'
 TREES = {'series': '', 'os-brick': str(paths.TREES / RELEASE / 'base' /

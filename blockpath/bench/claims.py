@@ -22,10 +22,10 @@ import rich.box
 import rich.console
 import rich.table
 
+from blockpath.console import progress
+from blockpath.console import report as reports
 from blockpath import errors
-from blockpath.lab import progress
 from blockpath.lab import stage
-from blockpath import report as reports
 
 #: What was measured of a case with a tool: ``median``, ``min`` and ``max``.
 Row = dict[str, Any]

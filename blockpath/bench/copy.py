@@ -36,8 +36,8 @@ from blockpath.bench import copy_plot
 from blockpath.bench import copy_site
 from blockpath.bench import copy_tools
 from blockpath.bench import copy_volumes
+from blockpath.console import report as reports
 from blockpath import errors
-from blockpath import report as reports
 
 DIRECTIONS = ('rbd-file', 'file-rbd', 'iscsi-rbd', 'rbd-iscsi', 'rbd-rbd')
 #: Milliseconds that a message is delayed on average, where there is a delay.

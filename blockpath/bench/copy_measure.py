@@ -29,7 +29,7 @@ import threading
 import time
 from typing import IO
 
-from blockpath.lab import errors
+from blockpath.machine import errors
 
 #: Names the descriptor to which a program may write what it measured itself.
 RESULT_FD = 'BLOCKPATH_RESULT_FD'

@@ -19,7 +19,7 @@ import matplotlib.figure
 from blockpath.bench import copy_claims
 from blockpath.bench import copy_site
 from blockpath.bench import copy_tools
-from blockpath import report
+from blockpath.console import report
 
 _COLOURS = dict(zip(copy_tools.TOOLS, ('#1f5fa8', '#b3261e', '#8a8a8a',
                                        '#b5b5b5', '#d8d8d8')))

@@ -36,11 +36,11 @@ import tempfile
 import time
 
 from blockpath.bench import copy_volumes
+from blockpath.daemons import ceph
+from blockpath.daemons import tgt
 from blockpath import errors
-from blockpath.lab import ceph
-from blockpath.lab import processes
-from blockpath.lab import tgt
-from blockpath.lab import wait
+from blockpath.machine import processes
+from blockpath.machine import wait
 
 MIB = 1 << 20
 POOLS = ('volumes', 'others')

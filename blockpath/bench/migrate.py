@@ -26,11 +26,11 @@ from typing import Any
 import libvirt
 from lxml import etree
 
+from blockpath.console import report as reports
 from blockpath.lab import cloud
 from blockpath.lab import plots
-from blockpath.lab import wait
 from blockpath.lab import writes
-from blockpath import report as reports
+from blockpath.machine import wait
 
 #: How much longer the writes may stand still with another target.
 STALL_RATIO = 1.15

@@ -18,9 +18,9 @@ memory, and a database that is a file.
 import rich.console
 
 from blockpath.bench import claims
-from blockpath.lab.alone import client
-from blockpath.lab.alone import daemon
-from blockpath import report as reports
+from blockpath.console import report as reports
+from blockpath.daemons.standalone_cinder import client
+from blockpath.daemons.standalone_cinder import daemon
 
 HOSTS = ('iqn.1994-05.com.example:left', 'iqn.1994-05.com.example:right')
 #: How many attachments about one count for it.

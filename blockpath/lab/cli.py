@@ -16,9 +16,9 @@ import os
 
 import click
 
-from blockpath.lab import errors
-from blockpath.lab import layout
 from blockpath.lab import stage
+from blockpath.machine import errors
+from blockpath.machine import topology
 from blockpath import paths
 
 # Heavy modules are imported by the commands that need them.
@@ -38,11 +38,11 @@ def up() -> None:
 
     What a killed lab left behind is cleared first.
     """
-    from blockpath.lab import progress
+    from blockpath.console import progress
     from blockpath.lab import start
     stage.need_root()
     with stage.interruptible(), progress.report() as report:
-        started = start.up(layout.Site(), report)
+        started = start.up(topology.Site(), report)
         report.say('the lab is up' if started else 'the lab was up already')
 
 
@@ -51,7 +51,7 @@ def down() -> None:
     """Stop the lab and remove all of it but the logs in .lab/log."""
     from blockpath.lab import state
     stage.need_root()
-    site = layout.Site()
+    site = topology.Site()
     with state.locked(site):
         state.clear(site)
     click.echo('the lab is down')
@@ -66,7 +66,7 @@ def status() -> None:
     import rich.console
     import rich.table
     stage.need_root()
-    site = layout.Site()
+    site = topology.Site()
     found = state.find(site)
     if found is not state.State.UP:
         raise errors.LabError({
@@ -115,10 +115,10 @@ def kill(service: str) -> None:
 @click.argument('arguments', nargs=-1, type=click.UNPROCESSED)
 def openstack(arguments: tuple[str, ...]) -> None:
     """Run the openstack command on the lab, as administrator."""
-    from blockpath.lab import namespaces
+    from blockpath.machine import namespaces
     stage.need_root()
-    site = layout.Site()
-    namespaces.enter(site.netns(layout.CONTROL.name))
+    site = topology.Site()
+    namespaces.enter(site.netns(topology.CONTROL.name))
     os.environ.update(
         OS_CLOUD='lab',
         OS_CLIENT_CONFIG_FILE=str(site.etc / 'control' / 'clouds.yaml'))

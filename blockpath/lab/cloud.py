@@ -27,14 +27,14 @@ import openstack.connection
 import openstack.exceptions
 
 from blockpath.lab import content
-from blockpath.lab import errors
 from blockpath.lab import holdings
-from blockpath.lab import layout
-from blockpath.lab import namespaces
 from blockpath.lab import services
 from blockpath.lab import state
 from blockpath.lab import storage
-from blockpath.lab import wait
+from blockpath.machine import errors
+from blockpath.machine import namespaces
+from blockpath.machine import topology
+from blockpath.machine import wait
 
 #: Seconds between two looks at something that changes.
 POLL = 0.2
@@ -78,8 +78,8 @@ class Lab:
     :raises LabError: the lab is not up.
     """
 
-    def __init__(self, site: layout.Site | None = None) -> None:
-        self.site = site or layout.Site()
+    def __init__(self, site: topology.Site | None = None) -> None:
+        self.site = site or topology.Site()
         if state.find(self.site) is not state.State.UP:
             raise errors.LabError(
                 'the lab is not up; start it with: blockpath lab up')
@@ -88,7 +88,7 @@ class Lab:
         #: What volumes hold, past Cinder.
         self.holdings = holdings.Holdings(self.site, self.daemons.ceph)
         #: Names of the compute hosts.
-        self.hosts = tuple(host.name for host in layout.COMPUTES)
+        self.hosts = tuple(host.name for host in topology.COMPUTES)
         #: How guests run here: ``kvm`` or ``qemu``.
         self.virt_type = state.facts(self.site)['virt_type']
         self._libvirt: dict[str, libvirt.virConnect] = {}
@@ -100,7 +100,7 @@ class Lab:
 
         The APIs are reachable from there only. The files stay the same.
         """
-        namespaces.enter(self.site.netns(layout.CONTROL.name))
+        namespaces.enter(self.site.netns(topology.CONTROL.name))
 
     def run_in(self, host: str, argv: Sequence[str],
                **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -272,7 +272,7 @@ class Lab:
 
         See :meth:`migrate_volume`.
         """
-        host = f'{layout.STORAGE.name}@{backend}#{backend}'
+        host = f'{topology.STORAGE.name}@{backend}#{backend}'
         self.cloud.block_storage.migrate_volume(
             volume.id, host=host, force_host_copy=force_host_copy)
 
@@ -451,7 +451,7 @@ class Lab:
         storage = self.cloud.block_storage
         answer = storage.post('/attachments', microversion='3.44', json={
             'attachment': {'volume_uuid': volume.id, 'connector': {
-                'initiator': layout.compute(host).initiator, 'host': host}}})
+                'initiator': topology.compute(host).initiator, 'host': host}}})
         openstack.exceptions.raise_from_response(answer)
         path = f'/attachments/{answer.json()["attachment"]["id"]}'
         try:

@@ -16,10 +16,10 @@ The functions that take a site run in the control host's network namespace.
 
 import openstack.connection
 
-from blockpath.lab import errors
-from blockpath.lab import guest
-from blockpath.lab import layout
-from blockpath.lab import wait
+from blockpath.guests import tiny
+from blockpath.machine import errors
+from blockpath.machine import topology
+from blockpath.machine import wait
 
 IMAGE = 'guest'
 FLAVOR = 'tiny'
@@ -27,7 +27,7 @@ NETWORK = 'private'
 CLOUD = 'lab'
 
 
-def connect(site: layout.Site) -> openstack.connection.Connection:
+def connect(site: topology.Site) -> openstack.connection.Connection:
     """The cloud, as its administrator."""
     return openstack.connection.Connection(
         config=openstack.config.OpenStackConfig(
@@ -36,7 +36,7 @@ def connect(site: layout.Site) -> openstack.connection.Connection:
         compute_api_version='2.95', block_storage_api_version='3')
 
 
-def add_image(site: layout.Site, image: guest.GuestImage) -> None:
+def add_image(site: topology.Site, image: tiny.GuestImage) -> None:
     cloud = connect(site)
     made = cloud.image.create_image(
         IMAGE, filename=str(image.path), disk_format='raw',
@@ -46,33 +46,33 @@ def add_image(site: layout.Site, image: guest.GuestImage) -> None:
         raise errors.LabError(f'the image is {made.status} after its upload')
 
 
-def add_flavors(site: layout.Site) -> None:
+def add_flavors(site: topology.Site) -> None:
     connect(site).compute.create_flavor(
         name=FLAVOR, id='1', ram=128, vcpus=1, disk=1)
 
 
-def add_network(site: layout.Site) -> None:
+def add_network(site: topology.Site) -> None:
     cloud = connect(site)
     network = cloud.network.create_network(name=NETWORK, is_shared=True)
     cloud.network.create_subnet(
         network_id=network.id, name=NETWORK, ip_version=4,
-        cidr=layout.GUEST_CIDR, gateway_ip=layout.GATEWAY,
+        cidr=topology.GUEST_CIDR, gateway_ip=topology.GATEWAY,
         is_dhcp_enabled=False)
 
 
-def add_volume_types(site: layout.Site) -> None:
+def add_volume_types(site: topology.Site) -> None:
     storage = connect(site).block_storage
-    for backend in layout.BACKENDS:
+    for backend in topology.BACKENDS:
         storage.create_type(name=backend, is_public=True,
                             extra_specs={'volume_backend_name': backend})
-    storage.create_type(name=layout.ANYWHERE, is_public=True)
+    storage.create_type(name=topology.ANYWHERE, is_public=True)
     # Scenarios may want more than the ten volumes of the default.
     storage.update_quota_class_set('default', volumes=-1, gigabytes=-1)
 
 
-def wait_for_pools(site: layout.Site) -> None:
+def wait_for_pools(site: topology.Site) -> None:
     """Until Cinder's scheduler knows the storage and would use it."""
     cloud = connect(site)
     wait.until(lambda: len(list(cloud.block_storage.backend_pools())) ==
-               len(layout.BACKENDS),
+               len(topology.BACKENDS),
                'the storage pools to be known to Cinder', 90, 0.3)

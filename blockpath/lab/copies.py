@@ -20,8 +20,8 @@ import warnings
 from oslo_config import cfg
 
 from blockpath.lab import cloud
-from blockpath.lab import errors
-from blockpath.lab import layout
+from blockpath.machine import errors
+from blockpath.machine import topology
 
 with warnings.catch_warnings():
     # It may be imported; nothing here runs on it.
@@ -73,11 +73,11 @@ class Listener:
 
     filter_rule = oslo_messaging.NotificationFilter(event_type=_EVENT)
 
-    def __init__(self, site: layout.Site) -> None:
+    def __init__(self, site: topology.Site) -> None:
         # The password of the message queue stays in the file.
         conf = cfg.ConfigOpts()
         conf([], project='cinder', default_config_files=[
-            str(site.etc / layout.CONTROL.name / 'cinder.conf')])
+            str(site.etc / topology.CONTROL.name / 'cinder.conf')])
         self._transport = oslo_messaging.get_notification_transport(conf)
         self._listener = oslo_messaging.get_notification_listener(
             self._transport,

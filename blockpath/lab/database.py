@@ -29,11 +29,11 @@ import subprocess
 
 import pymysql
 
-from blockpath.lab import credentials
-from blockpath.lab import errors
-from blockpath.lab import layout
-from blockpath.lab import processes
 from blockpath.lab import render
+from blockpath.machine import credentials
+from blockpath.machine import errors
+from blockpath.machine import processes
+from blockpath.machine import topology
 from blockpath import paths
 
 DATABASES = ('keystone', 'placement', 'glance', 'nova_api', 'nova_cell0',
@@ -65,24 +65,24 @@ def digest() -> str:
 
 
 @contextlib.contextmanager
-def connect(site: layout.Site) -> Iterator[pymysql.cursors.Cursor]:
+def connect(site: topology.Site) -> Iterator[pymysql.cursors.Cursor]:
     """A cursor with all rights, from any namespace.
 
     :raises pymysql.err.OperationalError: the server does not answer.
     :raises LabError: its host is not up.
     """
     keeper = processes.Records(site.run, site.log).get(
-        f'anchor-{layout.CONTROL.name}')
+        f'anchor-{topology.CONTROL.name}')
     if keeper is None:
         raise errors.LabError('the lab\'s control host is not up')
     connection = pymysql.connect(
-        unix_socket=f'/proc/{keeper.pid}/root{layout.DATABASE_SOCKET}',
+        unix_socket=f'/proc/{keeper.pid}/root{topology.DATABASE_SOCKET}',
         user='root', autocommit=True)
     with contextlib.closing(connection), connection.cursor() as cursor:
         yield cursor
 
 
-def answers(site: layout.Site) -> bool:
+def answers(site: topology.Site) -> bool:
     try:
         with connect(site):
             return True
@@ -93,7 +93,7 @@ def answers(site: layout.Site) -> bool:
 class Store:
     """The files of the server, and the kept copy of them."""
 
-    def __init__(self, site: layout.Site) -> None:
+    def __init__(self, site: topology.Site) -> None:
         self.site = site
         self.data = site.state / 'mysql'
         self.kept = site.cache / f'database-{digest()}'
@@ -144,7 +144,7 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
 Run = Callable[[str, list[str]], None]
 
 
-def create_schemas(site: layout.Site, run: Run) -> None:
+def create_schemas(site: topology.Site, run: Run) -> None:
     """Run every project's own tool, in lanes.
 
     Two lanes, of about the same length, keep two processors busy.
@@ -162,8 +162,8 @@ def create_schemas(site: layout.Site, run: Run) -> None:
     def first() -> None:
         manage('keystone-manage', 'keystone.conf', 'db_sync')
         manage('keystone-manage', 'keystone.conf', 'bootstrap',
-               '--bootstrap-region-id', layout.REGION,
-               *(f'--bootstrap-{interface}-url={layout.url("keystone")}'
+               '--bootstrap-region-id', topology.REGION,
+               *(f'--bootstrap-{interface}-url={topology.url("keystone")}'
                  for interface in ('public', 'internal', 'admin')))
         manage('placement-manage', 'placement.conf', 'db', 'sync')
         manage('glance-manage', 'glance-api.conf', 'db_sync')

@@ -28,10 +28,10 @@ import tempfile
 from typing import Any
 from typing import IO
 
-from blockpath.lab import ceph
-from blockpath.lab import errors
-from blockpath.lab import layout
-from blockpath.lab import processes
+from blockpath.daemons import ceph
+from blockpath.machine import errors
+from blockpath.machine import processes
+from blockpath.machine import topology
 
 _CHUNK = 1 << 20
 _MIB = 1 << 20
@@ -43,7 +43,7 @@ Extent = tuple[int, bytes]
 def backend(volume: Any) -> str:
     """The backend of a volume, from host@backend#pool."""
     found = (volume.host or '').partition('@')[2].partition('#')[0]
-    if found not in layout.BACKENDS:
+    if found not in topology.BACKENDS:
         raise errors.LabError(f'volume {volume.name} is on no backend of the '
                               f'lab, but on {volume.host}')
     return found
@@ -103,7 +103,7 @@ class Holdings:
     the bytes are is told by them.
     """
 
-    def __init__(self, site: layout.Site, cluster: ceph.Cluster) -> None:
+    def __init__(self, site: topology.Site, cluster: ceph.Cluster) -> None:
         self._site = site
         self._ceph = cluster
 
@@ -113,14 +113,14 @@ class Holdings:
 
     def image(self, volume: Any) -> str:
         """POOL/IMAGE of a volume on Ceph."""
-        return f'{layout.POOLS[backend(volume)]}/{stored_name(volume)}'
+        return f'{topology.POOLS[backend(volume)]}/{stored_name(volume)}'
 
     def write(self, volume: Any, mib: int = 64, seed: int = 0,
               every: int = 1) -> None:
         """Write :func:`pattern` to a blank volume."""
         size = volume.size << 30
         extents = pattern(size, mib, seed, every)
-        if backend(volume) == layout.FILES:
+        if backend(volume) == topology.FILES:
             with open(self.file(volume), 'r+b') as file:
                 for offset, data in extents:
                     file.seek(offset)
@@ -148,7 +148,7 @@ class Holdings:
 
     @contextlib.contextmanager
     def _open(self, volume: Any) -> Iterator[IO[bytes]]:
-        if backend(volume) == layout.FILES:
+        if backend(volume) == topology.FILES:
             with open(self.file(volume), 'rb') as file:
                 yield file
             return
@@ -157,17 +157,17 @@ class Holdings:
 
     def allocated(self, volume: Any) -> int:
         """Bytes that the backend has stored for a volume."""
-        if backend(volume) == layout.FILES:
+        if backend(volume) == topology.FILES:
             return self.file(volume).stat().st_blocks * 512
         return allocation(self._ceph.rbd(
             'diff', '--format', 'json', self.image(volume)))
 
     def names(self) -> set[str]:
         """All that is stored, as ``backend/name``: volumes and snapshots."""
-        found = {f'{layout.FILES}/{path.name}'
+        found = {f'{topology.FILES}/{path.name}'
                  for path in self._site.volumes.iterdir()
                  if path.name.startswith(('volume-', 'snapshot-'))}
-        for name, pool in layout.POOLS.items():
+        for name, pool in topology.POOLS.items():
             found |= {f'{name}/{image}' for image in
                       self._ceph.rbd('ls', pool).split()}
         return found
@@ -179,7 +179,7 @@ class Holdings:
         """
         folders = [self._site.state / 'cinder' / 'conversion']
         record = processes.Records(self._site.run, self._site.log).get(
-            f'anchor-{layout.STORAGE.name}')
+            f'anchor-{topology.STORAGE.name}')
         if record:
             folders.append(pathlib.Path(f'/proc/{record.pid}/root/run/tmp'))
         return {str(path) for folder in folders if folder.exists()

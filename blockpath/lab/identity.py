@@ -15,9 +15,9 @@ from typing import Any
 
 import requests
 
-from blockpath.lab import credentials
-from blockpath.lab import errors
-from blockpath.lab import layout
+from blockpath.machine import credentials
+from blockpath.machine import errors
+from blockpath.machine import topology
 
 #: The passwords in a database just created. They are changed before other
 #: services start, and open nothing outside a lab's namespaces.
@@ -78,7 +78,7 @@ class Identity:
                    user={'password': password})
 
     def add_endpoints(self) -> None:
-        for api, (_, _, kind) in layout.APIS.items():
+        for api, (_, _, kind) in topology.APIS.items():
             if api == 'keystone':
                 continue
             service = self._call('POST', '/services', service={
@@ -86,7 +86,7 @@ class Identity:
             for interface in ('public', 'internal', 'admin'):
                 self._call('POST', '/endpoints', endpoint={
                     'service_id': service, 'interface': interface,
-                    'region_id': layout.REGION, 'url': layout.url(api)})
+                    'region_id': topology.REGION, 'url': topology.url(api)})
 
 
 def build() -> None:
@@ -94,7 +94,7 @@ def build() -> None:
 
     Must run in the control host's network namespace, as the others here.
     """
-    identity = Identity(layout.url('keystone'))
+    identity = Identity(topology.url('keystone'))
     identity.log_in(SEED_PASSWORD)
     identity.add_service_account(SEED_PASSWORD)
     identity.add_endpoints()
@@ -102,7 +102,7 @@ def build() -> None:
 
 def set_passwords(passwords: credentials.Passwords) -> None:
     """Replace the seed's passwords by the lab's own."""
-    identity = Identity(layout.url('keystone'))
+    identity = Identity(topology.url('keystone'))
     identity.log_in(SEED_PASSWORD)
     # The administrator's last: a new password revokes the token.
     identity.set_password('blockpath', passwords.service)

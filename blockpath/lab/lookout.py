@@ -24,8 +24,8 @@ import stat
 import threading
 import time
 
+from blockpath.console import report as reports
 from blockpath.lab import cloud
-from blockpath import report as reports
 
 #: Seconds between two looks at all processes: a process that lives shorter
 #: than this may be missed, one that logs in to a target does not.

@@ -18,9 +18,9 @@ import statistics
 import matplotlib.axes
 import matplotlib.figure
 
+from blockpath.console import report
 from blockpath.lab import copies
 from blockpath.lab import writes
-from blockpath import report
 
 #: Seconds shown before and after a move.
 _MARGIN = 3.0

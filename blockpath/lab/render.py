@@ -17,9 +17,9 @@ import pathlib
 
 import jinja2
 
-from blockpath.lab import ceph
-from blockpath.lab import credentials
-from blockpath.lab import layout
+from blockpath.daemons import ceph
+from blockpath.machine import credentials
+from blockpath.machine import topology
 from blockpath import paths
 
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
@@ -54,7 +54,7 @@ def tree(name: str) -> pathlib.Path:
 class Renderer:
     """Writes configuration files of one lab."""
 
-    def __init__(self, site: layout.Site,
+    def __init__(self, site: topology.Site,
                  passwords: credentials.Passwords) -> None:
         self.site = site
         self._environment = jinja2.Environment(
@@ -62,15 +62,16 @@ class Renderer:
             lstrip_blocks=True, undefined=jinja2.StrictUndefined,
             keep_trailing_newline=True)
         self._environment.globals.update(
-            site=site, passwords=passwords, control=layout.CONTROL,
-            storage=layout.STORAGE,
-            hosts=layout.HOSTS, url=layout.url,
-            region=layout.REGION, database_port=layout.DATABASE_PORT,
-            message_port=layout.MESSAGE_PORT, files=layout.FILES,
-            backends=layout.BACKENDS,
-            pools=layout.POOLS, ceph_conf=site.ceph / 'ceph.conf',
+            site=site, passwords=passwords, control=topology.CONTROL,
+            storage=topology.STORAGE,
+            hosts=topology.HOSTS, url=topology.url,
+            region=topology.REGION, database_port=topology.DATABASE_PORT,
+            message_port=topology.MESSAGE_PORT, files=topology.FILES,
+            backends=topology.BACKENDS,
+            pools=topology.POOLS, ceph_conf=site.ceph / 'ceph.conf',
             ceph_user=ceph.USER,
-            database_socket=layout.DATABASE_SOCKET, trees=tree('nova').parent)
+            database_socket=topology.DATABASE_SOCKET,
+            trees=tree('nova').parent)
 
     def text(self, template: str, **values: object) -> str:
         return self._environment.get_template(f'{template}.j2').render(values)
@@ -83,7 +84,7 @@ class Renderer:
 
     def all(self) -> None:
         """Write all but what :meth:`computes` does."""
-        hosts = {host.name: host for host in layout.HOSTS}
+        hosts = {host.name: host for host in topology.HOSTS}
         for name, files in SERVICES.items():
             for file in files:
                 self.write(file, self.site.etc / name / file,
@@ -91,12 +92,12 @@ class Renderer:
         for api, module in MODULES.items():
             self._write_uwsgi(api, module)
         self._write_metadata()
-        for host in layout.HOSTS:
+        for host in topology.HOSTS:
             self.write('hosts', self.site.host(host.name) / 'etc' / 'hosts')
             os.chmod(self.site.host(host.name) / 'etc' / 'hosts', 0o644)
-        for compute in layout.COMPUTES:
+        for compute in topology.COMPUTES:
             self._write_hypervisor(compute)
-        for client in layout.CLIENTS:
+        for client in topology.CLIENTS:
             self._write_initiator(client)
         self._write_targets()
         self._write_keys()
@@ -106,7 +107,7 @@ class Renderer:
 
         :param virt_type: ``kvm`` or ``qemu``.
         """
-        for host in layout.COMPUTES:
+        for host in topology.COMPUTES:
             self.write('nova.conf', self.site.etc / host.name / 'nova.conf',
                        host=host, virt_type=virt_type)
 
@@ -116,21 +117,21 @@ class Renderer:
         pyargv = (f'--config-file {folder}/cinder.conf'
                   if api == 'cinder' else '')
         self.write('uwsgi.ini', folder / f'uwsgi-{api}.ini',
-                   address=layout.CONTROL.address, port=layout.APIS[api][0],
-                   module=module, pyargv=pyargv)
+                   address=topology.CONTROL.address,
+                   port=topology.APIS[api][0], module=module, pyargv=pyargv)
 
     def _write_metadata(self) -> None:
         self.write('uwsgi.ini',
                    self.site.etc / 'control' / 'uwsgi-nova-metadata.ini',
-                   address=layout.METADATA, port=80,
+                   address=topology.METADATA, port=80,
                    module='nova.wsgi.metadata', pyargv='')
 
-    def _write_hypervisor(self, host: layout.ComputeHost) -> None:
+    def _write_hypervisor(self, host: topology.ComputeHost) -> None:
         etc = self.site.host(host.name) / 'etc'
         for file in ('libvirtd.conf', 'qemu.conf'):
             self.write(file, etc / 'libvirt' / file, host=host)
 
-    def _write_initiator(self, host: layout.Client) -> None:
+    def _write_initiator(self, host: topology.Client) -> None:
         iscsi = self.site.host(host.name) / 'etc' / 'iscsi'
         iscsi.mkdir(exist_ok=True)
         (iscsi / 'initiatorname.iscsi').write_text(
@@ -138,7 +139,7 @@ class Renderer:
 
     def _write_targets(self) -> None:
         """Have tgt-admin read what Cinder writes, and nothing else."""
-        tgt = self.site.host(layout.STORAGE.name) / 'etc' / 'tgt'
+        tgt = self.site.host(topology.STORAGE.name) / 'etc' / 'tgt'
         tgt.mkdir(exist_ok=True)
         (tgt / 'targets.conf').write_text(f'include {self.site.targets}/*\n')
 

@@ -23,16 +23,16 @@ import urllib.request
 
 import libvirt
 
-from blockpath.lab import anchor
-from blockpath.lab import ceph
+from blockpath.daemons import ceph
+from blockpath.daemons import tgt
 from blockpath.lab import database
-from blockpath.lab import errors
-from blockpath.lab import layout
-from blockpath.lab import namespaces
-from blockpath.lab import processes
 from blockpath.lab import render
-from blockpath.lab import tgt
-from blockpath.lab import wait
+from blockpath.machine import anchor
+from blockpath.machine import errors
+from blockpath.machine import namespaces
+from blockpath.machine import processes
+from blockpath.machine import topology
+from blockpath.machine import wait
 from blockpath import paths
 
 #: Seconds that a service may take until it is ready, on a busy machine.
@@ -65,7 +65,7 @@ class Service:
         return self.name.removesuffix(f'-{self.host}')
 
 
-def _apis(site: layout.Site) -> Iterable[Service]:
+def _apis(site: topology.Site) -> Iterable[Service]:
     etc = site.etc / 'control'
     env = {
         'OS_KEYSTONE_CONFIG_FILES': f'{etc}/keystone.conf',
@@ -80,33 +80,33 @@ def _apis(site: layout.Site) -> Iterable[Service]:
         'OS_NEUTRON_CONFIG_FILES': 'neutron.conf',
     }
     for api in render.MODULES:
-        yield Service(f'{api}-api', layout.CONTROL.name,
+        yield Service(f'{api}-api', topology.CONTROL.name,
                       (site.bin('uwsgi'), f'{etc}/uwsgi-{api}.ini'), env)
-    yield Service(METADATA, layout.CONTROL.name,
+    yield Service(METADATA, topology.CONTROL.name,
                   (site.bin('uwsgi'), f'{etc}/uwsgi-{METADATA}.ini'), env,
                   extra=True)
 
 
-def _network(site: layout.Site) -> Iterable[Service]:
+def _network(site: topology.Site) -> Iterable[Service]:
     """What gives servers with a port an address, and a way to it."""
-    yield Service(DHCP, layout.CONTROL.name, (
+    yield Service(DHCP, topology.CONTROL.name, (
         '/usr/sbin/dnsmasq', '--keep-in-foreground', '--log-facility=-',
         '--conf-file=/dev/null', '--user=root', '--port=0', '--no-resolv',
-        f'--interface={layout.GUESTS}', '--bind-interfaces',
+        f'--interface={topology.GUESTS}', '--bind-interfaces',
         '--leasefile-ro', '--dhcp-authoritative',
-        f'--dhcp-range={layout.GUEST_CIDR.partition("/")[0]},static,2m',
-        f'--dhcp-option=option:router,{layout.GATEWAY}',
+        f'--dhcp-range={topology.GUEST_CIDR.partition("/")[0]},static,2m',
+        f'--dhcp-option=option:router,{topology.GATEWAY}',
         f'--dhcp-hostsdir={site.leases}',
         f'--pid-file={site.leases.with_suffix(".pid")}'), extra=True)
-    for host in layout.COMPUTES:
+    for host in topology.COMPUTES:
         yield Service(f'taps-{host.name}', host.name, (
-            sys.executable, '-m', 'blockpath.lab.taps', layout.GUESTS),
+            sys.executable, '-m', 'blockpath.machine.taps', topology.GUESTS),
             {'PYTHONPATH': str(paths.ROOT)}, extra=True)
 
 
-def _rabbitmq(site: layout.Site) -> Service:
+def _rabbitmq(site: topology.Site) -> Service:
     folder = site.state / 'rabbitmq'
-    return Service('rabbitmq', layout.CONTROL.name,
+    return Service('rabbitmq', topology.CONTROL.name,
                    ('/usr/lib/rabbitmq/bin/rabbitmq-server',), {
         'HOME': str(folder),
         'RABBITMQ_NODENAME': 'lab@localhost',
@@ -123,8 +123,8 @@ def _rabbitmq(site: layout.Site) -> Service:
     })
 
 
-def _hypervisors(site: layout.Site) -> Iterable[Service]:
-    for host in layout.COMPUTES:
+def _hypervisors(site: topology.Site) -> Iterable[Service]:
+    for host in topology.COMPUTES:
         yield Service(f'libvirtd-{host.name}', host.name,
                       ('/usr/sbin/libvirtd', '--listen'))
         yield Service(f'nova-compute-{host.name}', host.name,
@@ -132,28 +132,28 @@ def _hypervisors(site: layout.Site) -> Iterable[Service]:
                        str(site.etc / host.name / 'nova.conf')))
 
 
-def table(site: layout.Site) -> dict[str, Service]:
+def table(site: topology.Site) -> dict[str, Service]:
     """Every daemon by its name."""
     control = site.etc / 'control'
-    portals = ','.join(f'portal={host.portal}' for host in layout.CLIENTS)
+    portals = ','.join(f'portal={host.portal}' for host in topology.CLIENTS)
     services = [
-        Service('mariadb', layout.CONTROL.name,
+        Service('mariadb', topology.CONTROL.name,
                 ('/usr/sbin/mariadbd', f'--defaults-file={control}'
                                        '/mariadb.cnf')),
         _rabbitmq(site),
-        Service('tgtd', layout.STORAGE.name,
+        Service('tgtd', topology.STORAGE.name,
                 ('/usr/sbin/tgtd', '--foreground', '--iscsi', portals)),
-        *(Service(name, layout.STORAGE.name,
+        *(Service(name, topology.STORAGE.name,
                   ceph.command_line(name, site.ceph))
           for name in ceph.DAEMONS),
         *_apis(site),
-        *(Service(name, layout.CONTROL.name,
+        *(Service(name, topology.CONTROL.name,
                   (site.bin(name), '--config-file', f'{control}/nova.conf'))
           for name in ('nova-conductor', 'nova-scheduler')),
-        Service('cinder-scheduler', layout.CONTROL.name,
+        Service('cinder-scheduler', topology.CONTROL.name,
                 (site.bin('cinder-scheduler'), '--config-file',
                  f'{control}/cinder.conf')),
-        Service('cinder-volume', layout.STORAGE.name,
+        Service('cinder-volume', topology.STORAGE.name,
                 (site.bin('cinder-volume'), '--config-file',
                  str(site.etc / 'storage' / 'cinder.conf'))),
         *_hypervisors(site),
@@ -169,14 +169,14 @@ libvirt.registerErrorHandler(lambda context, error: None, None)
 class Daemons:
     """Starts, stops and watches the services of one lab."""
 
-    def __init__(self, site: layout.Site) -> None:
+    def __init__(self, site: topology.Site) -> None:
         self.site = site
         self.records = processes.Records(site.run, site.log)
         self.table = table(site)
         self.ceph = ceph.Cluster(
-            site.ceph, layout.STORAGE.address, layout.CEPH_PORT,
-            pools=tuple(layout.POOLS.values()),
-            enter=lambda: self.enter(layout.STORAGE.name),
+            site.ceph, topology.STORAGE.address, topology.CEPH_PORT,
+            pools=tuple(topology.POOLS.values()),
+            enter=lambda: self.enter(topology.STORAGE.name),
             records=self.records)
 
     def env(self, **extra: str) -> dict[str, str]:
@@ -293,7 +293,7 @@ class Daemons:
         if name == 'mariadb':
             return lambda: database.answers(self.site)
         if name == 'rabbitmq':
-            return lambda: self._connects(layout.MESSAGE_PORT)
+            return lambda: self._connects(topology.MESSAGE_PORT)
         if name == 'tgtd':
             return self._tgtd_answers
         if name == ceph.MON:
@@ -304,10 +304,10 @@ class Daemons:
         if name.startswith('libvirtd'):
             return lambda: self._libvirt_answers(service.host)
         if name.endswith('-api'):
-            port = layout.APIS[name.removesuffix('-api')][0]
-            return lambda: self._serves(layout.CONTROL.address, port)
+            port = topology.APIS[name.removesuffix('-api')][0]
+            return lambda: self._serves(topology.CONTROL.address, port)
         if name == METADATA:
-            return lambda: self._serves(layout.METADATA, 80)
+            return lambda: self._serves(topology.METADATA, 80)
         if name == DHCP:
             return self._dhcp_pid.exists
         if name.startswith('taps'):
@@ -315,25 +315,25 @@ class Daemons:
         return self._reports(service)
 
     def _connects(self, port: int) -> bool:
-        return namespaces.run_in(self.site.netns(layout.CONTROL.name),
-                                 _connects, layout.CONTROL.address, port)
+        return namespaces.run_in(self.site.netns(topology.CONTROL.name),
+                                 _connects, topology.CONTROL.address, port)
 
     @property
     def _dhcp_pid(self) -> pathlib.Path:
         return self.site.leases.with_suffix('.pid')
 
     def _serves(self, address: str, port: int) -> bool:
-        return namespaces.run_in(self.site.netns(layout.CONTROL.name),
+        return namespaces.run_in(self.site.netns(topology.CONTROL.name),
                                  _serves, address, port)
 
     def tgtd(self) -> tgt.Client:
         """:raises LabError: the storage host is not up."""
-        return tgt.Client(self.root(layout.STORAGE.name) /
+        return tgt.Client(self.root(topology.STORAGE.name) /
                           'run/tgtd/socket.0')
 
     def _tgtd_answers(self) -> bool:
         try:
-            return len(self.tgtd().portals()) == len(layout.CLIENTS)
+            return len(self.tgtd().portals()) == len(topology.CLIENTS)
         except OSError:
             return False
 
@@ -359,7 +359,7 @@ class Daemons:
         counted on since now. cinder-volume writes a line a backend.
         """
         before = self._report_counts(service)
-        lines = (len(layout.BACKENDS) if service.name == 'cinder-volume'
+        lines = (len(topology.BACKENDS) if service.name == 'cinder-volume'
                  else 1)
 
         def check() -> bool:

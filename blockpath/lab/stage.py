@@ -21,13 +21,13 @@ import typing
 
 import click
 
-from blockpath.lab import errors
-from blockpath.lab import layout
+from blockpath.machine import errors
+from blockpath.machine import topology
 
 if typing.TYPE_CHECKING:
+    from blockpath.console import progress
+    from blockpath.console import report as reports
     from blockpath.lab import cloud
-    from blockpath.lab import progress
-    from blockpath import report as reports
 
 #: What is played: it takes the lab and the report.
 Play: typing.TypeAlias = 'Callable[[cloud.Lab, reports.Report], None]'
@@ -65,12 +65,12 @@ def running(keep: bool = False
     """
     need_root()
     # Not before they are needed: this module also serves --help.
+    from blockpath.console import progress
     from blockpath.lab import cloud
-    from blockpath.lab import progress
     from blockpath.lab import start
     from blockpath.lab import state
     import openstack.exceptions
-    site = layout.Site()
+    site = topology.Site()
     with interruptible(), progress.report() as output:
         started = start.up(site, output)
         try:
@@ -92,7 +92,7 @@ def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
     :param keep: leave a lab up that was started for this
     :raises LabError: naming the checks that failed
     """
-    from blockpath import report as reports
+    from blockpath.console import report as reports
     import rich.console
     with running(keep) as (lab, output):
         report = reports.Report(output, folder)

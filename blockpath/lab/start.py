@@ -18,22 +18,22 @@ import shutil
 import subprocess
 import sys
 
-from blockpath.lab import ceph
+from blockpath.console import progress
+from blockpath.daemons import ceph
+from blockpath.guests import tiny
 from blockpath.lab import content
-from blockpath.lab import credentials
 from blockpath.lab import database
-from blockpath.lab import errors
-from blockpath.lab import guest
 from blockpath.lab import identity
-from blockpath.lab import kvm
-from blockpath.lab import layout
-from blockpath.lab import namespaces
-from blockpath.lab import progress
 from blockpath.lab import render
 from blockpath.lab import services
 from blockpath.lab import state
-from blockpath.lab import tasks
-from blockpath.lab import wait
+from blockpath.machine import credentials
+from blockpath.machine import errors
+from blockpath.machine import kvm
+from blockpath.machine import namespaces
+from blockpath.machine import tasks
+from blockpath.machine import topology
+from blockpath.machine import wait
 
 #: Programs that must be there -> the Debian package that has each.
 PROGRAMS = {
@@ -68,7 +68,7 @@ def check_programs() -> None:
             'bring; ./run setup says why')
 
 
-def check_place(site: layout.Site) -> None:
+def check_place(site: topology.Site) -> None:
     """:raises LabError: the lab's files would not be found from its hosts."""
     place = str(site.state.absolute())
     if any(character in place for character in ' :;%'):
@@ -90,7 +90,7 @@ class Start:
     :param say: is told what takes long.
     """
 
-    def __init__(self, site: layout.Site, say: guest.Say) -> None:
+    def __init__(self, site: topology.Site, say: tiny.Say) -> None:
         self.site = site
         self.say = say
         self.passwords = credentials.Passwords()
@@ -114,7 +114,7 @@ class Start:
             task('schemas', self._schemas, ('mariadb',)),
             task('keystone', start['keystone-api'], ('schemas',)),
             *(task(f'libvirtd {host.name}', start[f'libvirtd-{host.name}'],
-                   ('anchors',)) for host in layout.COMPUTES),
+                   ('anchors',)) for host in topology.COMPUTES),
             task('tgtd', start['tgtd'], ('anchors',)),
             task('ceph files', self.daemons.ceph.make, ('anchors',)),
             task('ceph-mon', start[ceph.MON], ('ceph files',)),
@@ -125,12 +125,12 @@ class Start:
             task('identity', self._identity, ('keystone',)),
             task('nova-conductor', start['nova-conductor'], daemons),
             *(task(api, start[f'{api}-api'], daemons)
-              for api in layout.APIS if api != 'keystone'),
+              for api in topology.APIS if api != 'keystone'),
             *(task(f'nova-compute {host.name}',
                    start[f'nova-compute-{host.name}'],
                    ('nova-conductor', 'placement', 'accelerator',
                     f'libvirtd {host.name}'))
-              for host in layout.COMPUTES),
+              for host in topology.COMPUTES),
             task('nova-scheduler', start['nova-scheduler'], daemons),
             task('cinder-volume', start['cinder-volume'],
                  (*daemons, 'tgtd', 'ceph pools', 'ceph-osd')),
@@ -148,7 +148,7 @@ class Start:
                  ('cinder',)),
             task('hypervisors', self._hypervisors,
                  ('nova-scheduler', *(f'nova-compute {host.name}'
-                                      for host in layout.COMPUTES))),
+                                      for host in topology.COMPUTES))),
             task('storage pools', self._content(content.wait_for_pools),
                  ('cinder', 'cinder-volume', 'cinder-scheduler')),
         ]
@@ -165,21 +165,21 @@ class Start:
         self.renderer.all()
 
     def _build_image(self) -> None:
-        guest.build(say=self.say)
+        tiny.build(say=self.say)
 
     def _accelerate(self) -> None:
         """Decide how guests run, by trying."""
-        self.virt_type = kvm.domain_type(guest.build(say=self.say), self.say)
+        self.virt_type = kvm.domain_type(tiny.build(say=self.say), self.say)
         self.renderer.computes(self.virt_type)
 
     def _add_image(self) -> None:
         self._in_control(content.add_image, self.site,
-                         guest.build(say=self.say))
+                         tiny.build(say=self.say))
 
     def _anchor(self) -> None:
         """Give each host a process that keeps its namespaces."""
-        started = [self._start_anchor(host) for host in layout.HOSTS]
-        for host, child in zip(layout.HOSTS, started):
+        started = [self._start_anchor(host) for host in topology.HOSTS]
+        for host, child in zip(topology.HOSTS, started):
             out, err = child.stdout, child.stderr
             assert out and err
             if out.readline() != b'ready\n':
@@ -190,11 +190,11 @@ class Start:
             err.close()
             self.daemons.records.record(f'anchor-{host.name}', child.pid)
 
-    def _start_anchor(self, host: layout.Host
+    def _start_anchor(self, host: topology.Host
                       ) -> 'subprocess.Popen[bytes]':
         folder = self.site.host(host.name)
         binds = []
-        if isinstance(host, layout.ComputeHost):
+        if isinstance(host, topology.ComputeHost):
             (folder / 'nova' / 'instances').mkdir(parents=True)
             known = self.site.cache / 'libvirt' / host.name
             binds = [f'{folder}/nova:/run/nova',
@@ -205,7 +205,7 @@ class Start:
         return subprocess.Popen(
             ['nsenter', f'--net={namespaces.path(self.site.netns(host.name))}',
              'unshare', '--mount', '--uts', '--propagation', 'private',
-             sys.executable, '-m', 'blockpath.lab.anchor', str(folder),
+             sys.executable, '-m', 'blockpath.machine.anchor', str(folder),
              host.name, *binds],
             env=self.daemons.env(PYTHONPATH=str(_CHECKOUT)),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -216,7 +216,7 @@ class Start:
         if not self.store.ready:
             database.create_schemas(
                 self.site, lambda name, argv: self.daemons.run(
-                    layout.CONTROL.name, f'schema-{name}', argv,
+                    topology.CONTROL.name, f'schema-{name}', argv,
                     OS_BOOTSTRAP_PASSWORD=identity.SEED_PASSWORD))
 
     def _identity(self) -> None:
@@ -229,7 +229,7 @@ class Start:
 
     def _in_control(self, function: Callable[..., None],
                     *args: object) -> None:
-        namespaces.run_in(self.site.netns(layout.CONTROL.name),
+        namespaces.run_in(self.site.netns(topology.CONTROL.name),
                           function, *args)
 
     def _content(self, function: Callable[..., None]) -> Step:
@@ -244,7 +244,7 @@ class Start:
                 cursor.execute('SELECT COUNT(*) FROM '
                                'placement.resource_providers')
                 return min(hosts[0], cursor.fetchone()[0]) == len(
-                    layout.COMPUTES)
+                    topology.COMPUTES)
 
         wait.until(mapped, 'the hypervisors to be listed', 90, 0.2)
 
@@ -252,7 +252,7 @@ class Start:
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
-def up(site: layout.Site, report: progress.Plain | progress.Live) -> bool:
+def up(site: topology.Site, report: progress.Plain | progress.Live) -> bool:
     """Start a lab and return when it serves.
 
     What a killed lab left is cleared first. On failure and on interruption
@@ -284,7 +284,7 @@ def up(site: layout.Site, report: progress.Plain | progress.Live) -> bool:
     return True
 
 
-def _check_alive(site: layout.Site) -> None:
+def _check_alive(site: topology.Site) -> None:
     """:raises LabError: a service of the running lab has died."""
     daemons = services.Daemons(site)
     for name, service in daemons.table.items():

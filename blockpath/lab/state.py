@@ -19,11 +19,11 @@ import json
 import os
 import shutil
 
-from blockpath.lab import credentials
-from blockpath.lab import errors
-from blockpath.lab import layout
-from blockpath.lab import namespaces
-from blockpath.lab import processes
+from blockpath.machine import credentials
+from blockpath.machine import errors
+from blockpath.machine import namespaces
+from blockpath.machine import processes
+from blockpath.machine import topology
 
 #: Of what is in the state's folder, what 'down' leaves.
 _KEPT = frozenset(('lock', 'log'))
@@ -41,7 +41,7 @@ class State(enum.Enum):
 
 
 @contextlib.contextmanager
-def locked(site: layout.Site) -> Iterator[None]:
+def locked(site: topology.Site) -> Iterator[None]:
     """Hold the lab against other commands that change it.
 
     :raises LabError: another command holds it.
@@ -62,12 +62,12 @@ def locked(site: layout.Site) -> Iterator[None]:
         yield
 
 
-def mark_up(site: layout.Site, **facts: str) -> None:
+def mark_up(site: topology.Site, **facts: str) -> None:
     """Note that a lab has started, and what was decided for it."""
     credentials.write_private(site.state / 'up.json', json.dumps(facts))
 
 
-def facts(site: layout.Site) -> dict[str, str]:
+def facts(site: topology.Site) -> dict[str, str]:
     """What was noted when it started; empty when it is not up."""
     try:
         return json.loads((site.state / 'up.json').read_text())
@@ -75,7 +75,7 @@ def facts(site: layout.Site) -> dict[str, str]:
         return {}
 
 
-def find(site: layout.Site) -> State:
+def find(site: topology.Site) -> State:
     records = processes.Records(site.run, site.log).all()
     if facts(site) and any(record.alive for record in records):
         return State.UP
@@ -86,7 +86,7 @@ def find(site: layout.Site) -> State:
     return State.DOWN
 
 
-def clear(site: layout.Site) -> None:
+def clear(site: topology.Site) -> None:
     """Remove all that a lab has made, but its logs.
 
     Only processes that live in the lab's namespaces, or are in its records,

@@ -14,10 +14,10 @@
 import dataclasses
 import pathlib
 
-from blockpath.lab import layout
-from blockpath.lab import namespaces
-from blockpath.lab import processes
 from blockpath.lab import services
+from blockpath.machine import namespaces
+from blockpath.machine import processes
+from blockpath.machine import topology
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def _session(pid: int) -> int:
     return int(stat.rpartition(')')[2].split()[3])
 
 
-def collect(site: layout.Site) -> tuple[list[Line], int]:
+def collect(site: topology.Site) -> tuple[list[Line], int]:
     """:returns: a line a service, and the MiB of all the lab's processes.
 
     Guests count in the sum only.

@@ -17,11 +17,11 @@ import json
 import secrets
 import socket
 
-from blockpath.lab import errors
-from blockpath.lab import layout
-from blockpath.lab import namespaces
+from blockpath.daemons import tgt
 from blockpath.lab import services
-from blockpath.lab import tgt
+from blockpath.machine import errors
+from blockpath.machine import namespaces
+from blockpath.machine import topology
 
 #: Connections that the kernel takes for a listener that never accepts.
 _BACKLOG = 128
@@ -44,7 +44,7 @@ class Storage:
 
     def target(self, host: str) -> tgt.Target | None:
         """A host's target; None while nothing is mapped to the host."""
-        initiator = layout.client(host).initiator
+        initiator = topology.client(host).initiator
         for target in self.client.show():
             if initiator in target.acl:
                 return target
@@ -67,14 +67,14 @@ class Storage:
     def _accounts(self) -> dict[str, tuple[str, str]]:
         """Of the hosts that have targets: user and password."""
         path = (self._site.targets / 'hosts' /
-                f'{layout.STORAGE.name}@{layout.FILES}.json')
+                f'{topology.STORAGE.name}@{topology.FILES}.json')
         try:
             kept = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
         return {host.name: (kept[host.initiator]['user'],
                             kept[host.initiator]['password'])
-                for host in layout.CLIENTS if host.initiator in kept}
+                for host in topology.CLIENTS if host.initiator in kept}
 
     def _set_password(self, host: str, password: str) -> None:
         """Replace an account: sessions that are logged in stay so."""
@@ -107,11 +107,11 @@ class Storage:
 
         Sessions that are logged in, by this portal or another, go on.
         """
-        portal = layout.client(host)
+        portal = topology.client(host)
         self.client.remove_portal(portal.portal)
         # The kernel completes the handshakes; nobody ever accepts.
         listener = namespaces.run_in(
-            self._site.netns(layout.STORAGE.name), _listen,
+            self._site.netns(topology.STORAGE.name), _listen,
             portal.portal_address)
         try:
             yield
@@ -123,7 +123,7 @@ class Storage:
     def heal(self) -> None:
         """Undo what an interrupted scenario broke."""
         portals = self.client.portals()
-        for host in layout.CLIENTS:
+        for host in topology.CLIENTS:
             if host.portal not in portals:
                 self.client.add_portal(host.portal)
         for name, (_, password) in self._accounts().items():
@@ -133,6 +133,6 @@ class Storage:
 def _listen(address: str) -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, layout.ISCSI_PORT))
+    listener.bind((address, topology.ISCSI_PORT))
     listener.listen(_BACKLOG)
     return listener

@@ -21,10 +21,10 @@ import types
 
 import testtools
 
-from blockpath.lab import ceph
-from blockpath.lab import errors
+from blockpath.daemons import ceph
 from blockpath.lab import holdings
-from blockpath.lab import layout
+from blockpath.machine import errors
+from blockpath.machine import topology
 
 
 class TestCluster(testtools.TestCase):
@@ -93,9 +93,9 @@ class TestCluster(testtools.TestCase):
 
     def test_holdings(self) -> None:
         """A volume holds and takes the same, on files and on Ceph."""
-        site = layout.Site(self.folder / 'lab', self.folder / 'cache')
+        site = topology.Site(self.folder / 'lab', self.folder / 'cache')
         site.volumes.mkdir(parents=True)
-        with ceph.Cluster(site.ceph, pools=list(layout.POOLS.values()),
+        with ceph.Cluster(site.ceph, pools=list(topology.POOLS.values()),
                           size=8 << 30) as cluster:
             held = holdings.Holdings(site, cluster)
             on_files, on_ceph = (types.SimpleNamespace(

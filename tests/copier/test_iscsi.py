@@ -33,7 +33,7 @@ from cinder.volume.copier import volume_file
 import fixtures
 import testtools
 
-from blockpath.lab.alone import daemon
+from blockpath.daemons.standalone_cinder import daemon
 
 MIB = 1 << 20
 SIZE = 32 * MIB

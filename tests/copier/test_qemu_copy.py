@@ -33,7 +33,7 @@ import rados
 import rbd
 import testtools
 
-from blockpath.lab import ceph
+from blockpath.daemons import ceph
 from tests.copier import test_iscsi
 
 MIB = 1 << 20

@@ -24,7 +24,7 @@ import unittest
 import rados
 import rbd
 
-from blockpath.lab import ceph
+from blockpath.daemons import ceph
 from cinder.volume.copier import engine
 from cinder.volume.copier import local_file
 from cinder.volume.copier import openers

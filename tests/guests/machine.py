@@ -20,7 +20,7 @@ import subprocess
 import time
 import typing
 
-from blockpath.lab import guest
+from blockpath.guests import tiny
 
 BOOT_S = 60.0
 BUSES = {'virtio': ('virtio-blk-pci', None), 'scsi': ('scsi-hd', 'scsi.0')}
@@ -33,7 +33,7 @@ class Machine:
     :param more: of QEMU's command line
     """
 
-    def __init__(self, image: guest.GuestImage, folder: pathlib.Path,
+    def __init__(self, image: tiny.GuestImage, folder: pathlib.Path,
                  kind: str = 'q35', bus: str = 'virtio',
                  more: collections.abc.Sequence[str] = ()) -> None:
         self.console = folder / 'console'

@@ -17,7 +17,7 @@ import time
 
 import testtools
 
-from blockpath.lab import guest
+from blockpath.guests import tiny
 from blockpath.lab import writes
 from tests.guests import machine
 
@@ -33,7 +33,7 @@ class GuestTestCase(testtools.TestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.image = guest.build()
+        self.image = tiny.build()
         folder = tempfile.TemporaryDirectory(prefix='blockpath-guest-')
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)

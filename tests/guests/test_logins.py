@@ -19,7 +19,7 @@ import time
 import paramiko
 import testtools
 
-from blockpath.lab import guest
+from blockpath.guests import tiny
 from tests.guests import machine
 
 MIB = 1 << 20
@@ -52,7 +52,7 @@ class TestLogins(testtools.TestCase):
             key=f'{self.key.get_name()} {self.key.get_base64()}'))
         server.chmod(0o755)
         self.vm = machine.Machine(
-            guest.build(takes_logins=True), self.folder, more=(
+            tiny.build(takes_logins=True), self.folder, more=(
                 '-netdev', 'user,id=net,net=169.254.169.0/24,'
                            f'hostfwd=tcp:127.0.0.1:{self.port}-:22,'
                            f'guestfwd=tcp:169.254.169.254:80-cmd:{server}',

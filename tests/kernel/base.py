@@ -21,8 +21,8 @@ import uuid
 import testtools
 
 from blockpath import errors
-from blockpath.lab.rig import rig
-from blockpath.lab.rig import volumes
+from blockpath.guests.debian import rig
+from blockpath.guests.debian import volumes
 
 #: Imported before the first call, while the guests start.
 MODULES = {'storage': (volumes.STORAGE, 'tests.kernel.host_scope'),

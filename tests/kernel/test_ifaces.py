@@ -13,7 +13,7 @@
 
 from typing import Any
 
-from blockpath.lab.rig import agent
+from blockpath.guests.debian import agent
 from tests.kernel import base
 
 BOTH = {'iscsi_ifaces': ['left=tcp.eth0', 'right=tcp.eth1']}

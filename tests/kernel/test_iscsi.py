@@ -11,7 +11,7 @@
 #    under the License.
 """os-brick attaches volumes of LIO and tgt with a kernel's initiator."""
 
-from blockpath.lab.rig import volumes
+from blockpath.guests.debian import volumes
 from tests.kernel import base
 
 #: One block waits for as long as a path takes to be given up.

@@ -15,8 +15,8 @@ What is left of a volume on a host that has no right to it any more is what
 CVE-2023-2088 was about.
 """
 
-from blockpath.lab.rig import agent
-from blockpath.lab.rig import volumes
+from blockpath.guests.debian import agent
+from blockpath.guests.debian import volumes
 from tests.kernel import base
 
 #: What os-brick calls on the way, with two portals: a part of each command.

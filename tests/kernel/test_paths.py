@@ -11,7 +11,7 @@
 #    under the License.
 """Paths that are told, that are found, that are dead, that are others'."""
 
-from blockpath.lab.rig import agent
+from blockpath.guests.debian import agent
 from tests.kernel import base
 
 

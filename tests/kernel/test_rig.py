@@ -11,8 +11,8 @@
 #    under the License.
 """What the rig offers to tests of os-brick."""
 
-from blockpath.lab.rig import agent
-from blockpath.lab.rig import volumes
+from blockpath.guests.debian import agent
+from blockpath.guests.debian import volumes
 from tests.kernel import base
 
 

@@ -11,8 +11,8 @@
 #    under the License.
 """Credentials on their way to open-iscsi, and targets that check them."""
 
-from blockpath.lab.rig import agent
-from blockpath.lab.rig import volumes
+from blockpath.guests.debian import agent
+from blockpath.guests.debian import volumes
 from blockpath import paths
 from tests.kernel import base
 

@@ -25,8 +25,8 @@ import uuid
 
 import testtools
 
-from blockpath.lab.alone import client
-from blockpath.lab.alone import daemon
+from blockpath.daemons.standalone_cinder import client
+from blockpath.daemons.standalone_cinder import daemon
 
 HOSTS = ('iqn.1994-05.com.example:left', 'iqn.1994-05.com.example:right')
 VOLUMES = 200

@@ -21,7 +21,7 @@ import nova.exception
 from nova.objects import migrate_data
 from nova.virt.libvirt.volume import iscsi_identity
 
-from blockpath.lab.alone import client
+from blockpath.daemons.standalone_cinder import client
 from tests.targets import test_host_scope
 
 CONF = nova.conf.CONF

@@ -22,7 +22,7 @@ from neutron_lib import constants
 from neutron_lib.plugins.ml2 import api
 from oslo_config import cfg
 
-from blockpath.lab import layout
+from blockpath.machine import topology
 
 #: Below Neutron's state_path: a file a port, as dnsmasq reads it.
 LEASES = 'dhcp'
@@ -92,5 +92,5 @@ class AgentlessDriver(api.MechanismDriver):
             os.kill(int((self.state / DHCP_PID).read_text()), signal.SIGHUP)
             for line in text.splitlines():
                 mac, address, _time = line.split(',')
-                subprocess.run(['dhcp_release', layout.GUESTS, address, mac],
+                subprocess.run(['dhcp_release', topology.GUESTS, address, mac],
                                check=True, capture_output=True)

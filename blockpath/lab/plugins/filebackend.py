@@ -29,7 +29,7 @@ from oslo_concurrency import processutils
 from oslo_config import cfg
 from oslo_utils import units
 
-from blockpath.lab import layout
+from blockpath.machine import topology
 
 _OPTIONS = [
     cfg.StrOpt('blockpath_volumes',
@@ -198,12 +198,12 @@ def _is_shared(volume):
 
 def _has_dead_portal(volume):
     return (volume.volume_type_id and
-            volume.volume_type.name == layout.DEAD_PORTAL)
+            volume.volume_type.name == topology.DEAD_PORTAL)
 
 
 def _add_dead_portal(data):
     """Tell of a portal at which nobody is, before the one that works."""
-    dead = f'{layout.NOBODY}:{layout.ISCSI_PORT}'
+    dead = f'{topology.NOBODY}:{topology.ISCSI_PORT}'
     data['target_portals'] = [dead, data['target_portal']]
     data['target_iqns'] = [data['target_iqn']] * 2
     data['target_luns'] = [data['target_lun']] * 2
@@ -212,7 +212,7 @@ def _add_dead_portal(data):
 
 def _host(connector):
     """:raises InvalidConnectorException: no host of the lab sent it."""
-    for host in layout.CLIENTS:
+    for host in topology.CLIENTS:
         if host.initiator == connector.get('initiator'):
             return host
     raise exception.InvalidConnectorException(missing='initiator')

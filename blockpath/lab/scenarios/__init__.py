@@ -16,8 +16,8 @@ A scenario is a module of this package. It has
 - a docstring, whose first line the command's help shows;
 - ``run(lab, report, **options)``, which is called in the control host's
   network namespace, with a :class:`blockpath.lab.cloud.Lab` and a
-  :class:`blockpath.report.Report`. It makes what it needs and removes it
-  again; what it finds goes into the report;
+  :class:`blockpath.console.report.Report`. It makes what it needs and removes
+  it again; what it finds goes into the report;
 - optionally ``OPTIONS``, click's options of its own.
 """
 

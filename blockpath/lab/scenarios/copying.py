@@ -22,16 +22,16 @@ import re
 import time
 from typing import Any
 
+from blockpath.console import report as reports
 from blockpath.lab import cloud
 from blockpath.lab import copies
 from blockpath.lab import database
 from blockpath.lab import holdings
-from blockpath.lab import layout
 from blockpath.lab import lookout
 from blockpath.lab import plots
 from blockpath.lab.scenarios import volumes
-from blockpath.lab import wait
-from blockpath import report as reports
+from blockpath.machine import topology
+from blockpath.machine import wait
 
 _MIB = 1 << 20
 #: MiB of data in the volume, spread over all of it: one in each four.
@@ -70,12 +70,12 @@ def play(lab: cloud.Lab, report: reports.Report) -> None:
         with report.step(f'cinder-volume restarted, to copy {RATE} MiB/s'):
             cleanup.enter_context(lab.configured(
                 _SERVICE, **copies.NOTIFY, **{
-                    layout.FILES: slow,
+                    topology.FILES: slow,
                     volumes.RBD: slow | {'volume_copy_resume': True}}))
         act = Act(lab, report, cleanup)
         act.undone('to Ceph, killed', volumes.RBD)
         act.move('to Ceph, again', volumes.RBD)
-        act.resumed('to iSCSI, killed', layout.FILES)
+        act.resumed('to iSCSI, killed', topology.FILES)
         act.show()
         with report.step('cinder-volume restarted as it was'):
             cleanup.close()
@@ -95,7 +95,7 @@ class Act:
         self.listener = cleanup.enter_context(copies.Listener(lab.site))
         with report.step(f'a volume with {LENGTH} MiB in it'):
             self.volume = lab.create_volume('copying',
-                                            volume_type=layout.ANYWHERE)
+                                            volume_type=topology.ANYWHERE)
             cleanup.callback(lab.delete_volume, self.volume)
             lab.holdings.write(self.volume, LENGTH, every=EVERY)
         self.sha256 = lab.holdings.sha256(self.volume)
@@ -204,7 +204,7 @@ class Act:
         self.report.check(
             f'{title}: then its copy and an export are left',
             name in self.lab.holdings.names() and
-            self.lab.storage.luns(layout.STORAGE.name),
+            self.lab.storage.luns(topology.STORAGE.name),
             f'{growth.stored / _MIB:.0f} of {LENGTH} MiB copied')
         self.report.check(f'{title}: then QEMU does not run either',
                           not self.lab.running(_QEMU))

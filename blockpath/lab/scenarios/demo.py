@@ -24,13 +24,13 @@ from typing import Any
 
 from lxml import etree
 
+from blockpath.console import report as reports
 from blockpath.lab import cloud
 from blockpath.lab import lookout
 from blockpath.lab import plots
 from blockpath.lab.scenarios import copying
 from blockpath.lab.scenarios import volumes
 from blockpath.lab import writes
-from blockpath import report as reports
 
 #: How much longer than in rest the guest's writes may stand still while a
 #: migration fails, in seconds.
@@ -207,8 +207,8 @@ class Act:
 
     @staticmethod
     def initiator(host: str) -> str:
-        from blockpath.lab import layout
-        return layout.compute(host).initiator
+        from blockpath.machine import topology
+        return topology.compute(host).initiator
 
     def _other(self) -> str:
         [other] = set(self.lab.hosts) - {self.host}

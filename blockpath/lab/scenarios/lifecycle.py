@@ -20,10 +20,10 @@ import contextlib
 import time
 from typing import Any
 
+from blockpath.console import report as reports
 from blockpath.lab import cloud
-from blockpath.lab import wait
 from blockpath.lab import writes
-from blockpath import report as reports
+from blockpath.machine import wait
 
 HOST = 'cmp1'
 SERVICE = f'nova-compute-{HOST}'

@@ -13,9 +13,9 @@
 
 import contextlib
 
+from blockpath.console import report as reports
 from blockpath.lab import cloud
-from blockpath.lab import wait
-from blockpath import report as reports
+from blockpath.machine import wait
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:

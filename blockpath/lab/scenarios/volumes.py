@@ -25,14 +25,14 @@ from typing import Any
 
 import click
 
+from blockpath.console import report as reports
 from blockpath.lab import cloud
-from blockpath.lab import errors
 from blockpath.lab import holdings
-from blockpath.lab import layout
 from blockpath.lab import lookout
-from blockpath import report as reports
+from blockpath.machine import errors
+from blockpath.machine import topology
 
-RBD, RBD2 = layout.POOLS
+RBD, RBD2 = topology.POOLS
 OPTIONS = (
     click.Option(['--mib'], type=click.IntRange(1, 256), default=64,
                  show_default=True, help='MiB of data in each volume.'),
@@ -57,7 +57,7 @@ def run(lab: cloud.Lab, report: reports.Report, mib: int = 64,
 def play(lab: cloud.Lab, report: reports.Report, mib: int = 64,
          only_ceph: bool = False) -> None:
     """All but the lookout, which is for whoever plays more."""
-    way = (RBD2, RBD) if only_ceph else (RBD, RBD2, layout.FILES)
+    way = (RBD2, RBD) if only_ceph else (RBD, RBD2, topology.FILES)
     before = lab.holdings.names()
     temporary = lab.holdings.temporary()
     with contextlib.ExitStack() as cleanup:
@@ -65,11 +65,11 @@ def play(lab: cloud.Lab, report: reports.Report, mib: int = 64,
             retyped = Traveller(lab, report, cleanup, 'retyped', mib, RBD)
         else:
             migrated = Traveller(lab, report, cleanup, 'migrated', mib,
-                                 layout.ANYWHERE)
+                                 topology.ANYWHERE)
             migrated.travel(way, functools.partial(lab.migrate_volume,
                                                    force_host_copy=True))
             retyped = Traveller(lab, report, cleanup, 'retyped', mib,
-                                layout.FILES)
+                                topology.FILES)
         retyped.travel(way, lab.retype)
     nothing_left(lab, report, 'deleted', before, temporary)
 
@@ -145,7 +145,7 @@ def nothing_left(lab: cloud.Lab, report: reports.Report, title: str,
     known = {volume.id for volume in lab.cloud.block_storage.volumes()}
     report.check(f'{title}: Cinder knows of as many',
                  len(known) == len(names), f'{len(known)}')
-    luns = [lun for host in layout.CLIENTS
+    luns = [lun for host in topology.CLIENTS
             for lun in lab.storage.luns(host.name)]
     report.check(f'{title}: no volume is exported', not luns)
     files = lab.holdings.temporary() - temporary

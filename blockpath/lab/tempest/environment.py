@@ -22,7 +22,7 @@ import subprocess
 import sys
 from typing import IO
 
-from blockpath.lab import errors
+from blockpath.machine import errors
 from blockpath import paths
 
 FOLDER = paths.CACHE / 'tempest'

@@ -17,13 +17,13 @@ from typing import Any
 
 import libvirt
 
-from blockpath.lab import ceph
+from blockpath.daemons import ceph
+from blockpath.guests import tiny
 from blockpath.lab import cloud
 from blockpath.lab import content
-from blockpath.lab import credentials
-from blockpath.lab import guest
-from blockpath.lab import layout
 from blockpath.lab import render
+from blockpath.machine import credentials
+from blockpath.machine import topology
 
 #: The guest that one may log in to.
 IMAGE = 'logins'
@@ -31,14 +31,14 @@ IMAGE = 'logins'
 OTHER_FLAVOR = 'small'
 MULTIATTACH = 'multiattach'
 #: The backends between which volumes move.
-BACKENDS = (layout.FILES, 'rbd')
+BACKENDS = (topology.FILES, 'rbd')
 _SECRET = '''<secret ephemeral='no' private='yes'>
   <uuid>{uuid}</uuid>
   <usage type='ceph'><name>client.{user} secret</name></usage>
 </secret>'''
 
 
-def prepare(lab: cloud.Lab, say: guest.Say) -> pathlib.Path:
+def prepare(lab: cloud.Lab, say: tiny.Say) -> pathlib.Path:
     """Start what is missing, and write tempest's configuration.
 
     Doing it again changes nothing. Must be called in the control host's
@@ -58,7 +58,7 @@ def prepare(lab: cloud.Lab, say: guest.Say) -> pathlib.Path:
         image=image(lab, say), flavors=(flavor(lab, content.FLAVOR, 128),
                                         flavor(lab, OTHER_FLAVOR, 192)),
         computes=len(lab.hosts), backends=BACKENDS, multiattach=MULTIATTACH,
-        dead_portal=layout.DEAD_PORTAL, blockpath=lab.site.bin('blockpath'))
+        dead_portal=topology.DEAD_PORTAL, blockpath=lab.site.bin('blockpath'))
     credentials.write_private(folder / 'tempest.conf', text)
     return folder
 
@@ -78,9 +78,9 @@ def add_ceph_key(lab: cloud.Lab, host: str) -> None:
 def add_volume_types(lab: cloud.Lab) -> None:
     """Types of volumes that several servers may have, and of odd ones."""
     storage = lab.cloud.block_storage
-    backend = {'volume_backend_name': layout.FILES}
+    backend = {'volume_backend_name': topology.FILES}
     for name, more in ((MULTIATTACH, {'multiattach': '<is> True'}),
-                       (layout.DEAD_PORTAL, {})):
+                       (topology.DEAD_PORTAL, {})):
         if storage.find_type(name) is None:
             storage.create_type(name=name, is_public=True,
                                 extra_specs=backend | more)
@@ -95,11 +95,11 @@ def flavor(lab: cloud.Lab, name: str, ram: int) -> str:
     return found.id
 
 
-def image(lab: cloud.Lab, say: guest.Say) -> str:
+def image(lab: cloud.Lab, say: tiny.Say) -> str:
     """The id of the image that one may log in to."""
     found = lab.cloud.image.find_image(IMAGE)
     if found is None:
-        made = guest.build(say=say, takes_logins=True)
+        made = tiny.build(say=say, takes_logins=True)
         found = lab.cloud.image.create_image(
             IMAGE, filename=str(made.path), disk_format='raw',
             container_format='bare', visibility='public',

@@ -24,9 +24,9 @@ import testtools
 from testtools.testresult import real
 
 from blockpath.lab import cloud
-from blockpath.lab import errors
-from blockpath.lab import layout
 from blockpath.lab.tempest import environment
+from blockpath.machine import errors
+from blockpath.machine import topology
 from blockpath import paths
 from blockpath import testrun
 
@@ -139,7 +139,7 @@ def run(lab: cloud.Lab, folder: pathlib.Path, regex: str | None,
     results.startTestRun()
     (FOLDER / 'results').mkdir(exist_ok=True)
     with (FOLDER / 'stderr.log').open('w') as stderr, testrun.Child(
-            [*lab.daemons.enter(layout.CONTROL.name), *argv], folder, env,
+            [*lab.daemons.enter(topology.CONTROL.name), *argv], folder, env,
             subprocess.PIPE, stderr) as process:
         subunit.ByteStreamToStreamResult(
             process.stdout, non_subunit_name='output').run(results)

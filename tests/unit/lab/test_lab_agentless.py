@@ -21,12 +21,12 @@ from unittest import mock
 import fixtures
 import testtools
 
-from blockpath.lab import layout
-from blockpath.lab import namespaces
 from blockpath.lab.plugins import agentless
 from blockpath.lab import services
-from blockpath.lab import wait
-from tests.unit.lab import lab_base
+from blockpath.machine import namespaces
+from blockpath.machine import topology
+from blockpath.machine import wait
+from tests.unit import lab_base
 
 
 class TestLeases(testtools.TestCase):
@@ -93,9 +93,9 @@ class TestServer(lab_base.LabTest):
         self.run_ip('netns', 'add', self.NAME)
         self.addCleanup(self.run_ip, 'netns', 'delete', self.NAME)
         for arguments in (
-                f'link add {layout.GUESTS} type veth peer name client',
-                f'addr add {layout.GATEWAY}/24 dev {layout.GUESTS}',
-                f'link set {layout.GUESTS} up', 'link set lo up'):
+                f'link add {topology.GUESTS} type veth peer name client',
+                f'addr add {topology.GATEWAY}/24 dev {topology.GUESTS}',
+                f'link set {topology.GUESTS} up', 'link set lo up'):
             self.run_ip('-n', self.NAME, *arguments.split())
         self.site.leases.mkdir(parents=True)
         with mock.patch.object(agentless.cfg, 'CONF') as conf:

@@ -18,9 +18,9 @@ from click import testing
 
 from blockpath.lab import cli
 from blockpath.lab import cloud
-from blockpath.lab import layout
 from blockpath.lab import scenarios
-from tests.unit.lab import lab_base
+from blockpath.machine import topology
+from tests.unit import lab_base
 
 
 class TestCli(lab_base.LabTest):
@@ -29,7 +29,7 @@ class TestCli(lab_base.LabTest):
         super().setUp()
         # What names the class has to be imported before it is replaced.
         self.assertTrue(cloud.Lab)
-        patcher = mock.patch.object(layout, 'Site', lambda: self.site)
+        patcher = mock.patch.object(topology, 'Site', lambda: self.site)
         patcher.start()
         self.addCleanup(patcher.stop)
 

@@ -20,10 +20,10 @@ from oslo_config import cfg
 import oslo_messaging
 
 from blockpath.lab import copies
-from blockpath.lab import errors
 from blockpath.lab import plots
-from blockpath.lab import wait
-from tests.unit.lab import lab_base
+from blockpath.machine import errors
+from blockpath.machine import wait
+from tests.unit import lab_base
 
 MIB = 1 << 20
 TOLD = {'phase': 'copying', 'done': 480 * MIB, 'length': 1024 * MIB,

@@ -19,10 +19,10 @@ import itertools
 import json
 import types
 
-from blockpath.lab import ceph
-from blockpath.lab import errors
+from blockpath.daemons import ceph
 from blockpath.lab import holdings
-from tests.unit.lab import lab_base
+from blockpath.machine import errors
+from tests.unit import lab_base
 
 SIZE = 1 << 30
 

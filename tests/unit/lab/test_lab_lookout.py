@@ -20,8 +20,8 @@ import time
 import fixtures
 import testtools
 
-from blockpath.lab import layout
 from blockpath.lab import lookout
+from blockpath.machine import topology
 
 # Other processes run these tests at the same time: not one word for all.
 WORD = secrets.token_hex(8)
@@ -33,7 +33,7 @@ class _Lab:
     hosts = ('cmp1',)
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self.site = layout.Site(state=folder)
+        self.site = topology.Site(state=folder)
         self.storage = self
         self.words: set[str] = set()
         self.devices: list[str] = ['0:0:0:0']

@@ -16,13 +16,13 @@ import dataclasses
 import pathlib
 import stat
 
-from blockpath.lab import credentials
-from blockpath.lab import layout
 from blockpath.lab import render
 from blockpath.lab import services
 from blockpath.lab import start
-from blockpath.lab import tasks
-from tests.unit.lab import lab_base
+from blockpath.machine import credentials
+from blockpath.machine import tasks
+from blockpath.machine import topology
+from tests.unit import lab_base
 
 
 def read(path: pathlib.Path) -> configparser.ConfigParser:
@@ -64,7 +64,7 @@ class TestRender(lab_base.LabTest):
                          set(dataclasses.astuple(self.passwords)))
 
     def test_hypervisors(self) -> None:
-        for host in layout.COMPUTES:
+        for host in topology.COMPUTES:
             nova = read(self.site.etc / host.name / 'nova.conf')
             self.assertEqual(host.name, nova['DEFAULT']['host'])
             self.assertEqual('qemu', nova['libvirt']['iscsi_initiator'])
@@ -79,7 +79,7 @@ class TestRender(lab_base.LabTest):
                           (etc / 'libvirt/libvirtd.conf').read_text())
 
     def test_initiators(self) -> None:
-        for host in layout.CLIENTS:
+        for host in topology.CLIENTS:
             etc = self.site.host(host.name) / 'etc'
             self.assertEqual(f'InitiatorName={host.initiator}\n',
                              (etc / 'iscsi/initiatorname.iscsi').read_text())
@@ -93,11 +93,11 @@ class TestRender(lab_base.LabTest):
         for host in ('control', 'storage'):
             cinder = read(self.site.etc / host / 'cinder.conf')
             enabled = cinder['DEFAULT']['enabled_backends'].split(',')
-            self.assertEqual(list(layout.BACKENDS), enabled)
+            self.assertEqual(list(topology.BACKENDS), enabled)
             for backend in enabled:
                 self.assertEqual(backend,
                                  cinder[backend]['volume_backend_name'])
-            for backend, pool in layout.POOLS.items():
+            for backend, pool in topology.POOLS.items():
                 self.assertEqual(pool, cinder[backend]['rbd_pool'])
                 self.assertEqual(
                     str(services.Daemons(self.site).ceph.conf),

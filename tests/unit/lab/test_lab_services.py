@@ -17,11 +17,11 @@ import types
 from unittest import mock
 
 from blockpath.lab import cloud
-from blockpath.lab import errors
-from blockpath.lab import layout
 from blockpath.lab import services
-from blockpath.lab import wait
-from tests.unit.lab import lab_base
+from blockpath.machine import errors
+from blockpath.machine import topology
+from blockpath.machine import wait
+from tests.unit import lab_base
 
 
 class TestReports(lab_base.LabTest):
@@ -40,16 +40,16 @@ class TestReports(lab_base.LabTest):
 
     def test_first_start_has_a_line_a_backend(self) -> None:
         ready = self.check('cinder-volume')
-        for backend in layout.BACKENDS:
+        for backend in topology.BACKENDS:
             self.assertFalse(ready())
             self.counts[f'storage@{backend}'] = 0
         self.assertTrue(ready())
 
     def test_after_a_restart_every_backend_counts_on(self) -> None:
         self.counts = {f'storage@{backend}': 5
-                       for backend in layout.BACKENDS}
+                       for backend in topology.BACKENDS}
         ready = self.check('cinder-volume')
-        for backend in layout.BACKENDS:
+        for backend in topology.BACKENDS:
             self.assertFalse(ready())
             self.counts[f'storage@{backend}'] += 1
         self.assertTrue(ready())

@@ -16,12 +16,12 @@ import socket
 import subprocess
 import sys
 
-from blockpath.lab import errors
-from blockpath.lab import layout
-from blockpath.lab import namespaces
-from blockpath.lab import processes
 from blockpath.lab import state
-from tests.unit.lab import lab_base
+from blockpath.machine import errors
+from blockpath.machine import namespaces
+from blockpath.machine import processes
+from blockpath.machine import topology
+from tests.unit import lab_base
 
 
 class TestState(lab_base.LabTest):
@@ -46,8 +46,10 @@ class TestState(lab_base.LabTest):
 
     def test_killed_command_does_not_hold_the_lock(self) -> None:
         code = ('import pathlib, sys, time\n'
-                'from blockpath.lab import layout, state\n'
-                'with state.locked(layout.Site(pathlib.Path(sys.argv[1]))):\n'
+                'from blockpath.lab import state\n'
+                'from blockpath.machine import topology\n'
+                'site = topology.Site(pathlib.Path(sys.argv[1]))\n'
+                'with state.locked(site):\n'
                 '    print("locked", flush=True)\n'
                 '    time.sleep(60)\n')
         with subprocess.Popen(
@@ -108,18 +110,18 @@ class TestNamespaces(lab_base.LabTest):
 
     def test_hosts_reach_each_other(self) -> None:
         def listen() -> socket.socket:
-            return socket.create_server((layout.COMPUTES[0].portal_address,
-                                         layout.ISCSI_PORT))
+            return socket.create_server((topology.COMPUTES[0].portal_address,
+                                         topology.ISCSI_PORT))
 
         def connect(address: str) -> None:
-            socket.create_connection((address, layout.ISCSI_PORT),
+            socket.create_connection((address, topology.ISCSI_PORT),
                                      timeout=5).close()
 
-        storage = self.site.netns(layout.STORAGE.name)
+        storage = self.site.netns(topology.STORAGE.name)
         with namespaces.run_in(storage, listen):
-            for host in (*layout.COMPUTES, layout.CONTROL):
+            for host in (*topology.COMPUTES, topology.CONTROL):
                 namespaces.run_in(self.site.netns(host.name), connect,
-                                  layout.COMPUTES[0].portal_address)
+                                  topology.COMPUTES[0].portal_address)
 
     def test_cleared_with_who_lives_there(self) -> None:
         name = self.site.netns('cmp1')

@@ -14,12 +14,12 @@
 import json
 from unittest import mock
 
-from blockpath.lab import errors
-from blockpath.lab import layout
+from blockpath.daemons import tgt
 from blockpath.lab import services
 from blockpath.lab import storage
-from blockpath.lab import tgt
-from tests.unit.lab import lab_base
+from blockpath.machine import errors
+from blockpath.machine import topology
+from tests.unit import lab_base
 
 
 class FakeTgtd:
@@ -107,7 +107,7 @@ class TestFaults(lab_base.LabTest):
         self.tgtd.portal_list.clear()
         self.tgtd.passwords = {'chap-cmp2': 'wrong'}
         self.storage.heal()
-        self.assertEqual([host.portal for host in layout.CLIENTS],
+        self.assertEqual([host.portal for host in topology.CLIENTS],
                          self.tgtd.portal_list)
         self.assertEqual({'chap-cmp1': 'one', 'chap-cmp2': 'two'},
                          self.tgtd.passwords)

@@ -26,7 +26,7 @@ import rich.console
 import testtools
 
 from blockpath.lab.tempest import runner
-from blockpath.lab import wait
+from blockpath.machine import wait
 from blockpath import paths
 from blockpath.tempest import config
 from blockpath.tempest.tests import disks

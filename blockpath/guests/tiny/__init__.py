@@ -1,0 +1,22 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""A tiny guest that writes checksummed sequences to the disks it is given.
+
+``build()`` makes its bootable disk image; ``src/record.h`` says what it
+writes; ``blockpath.lab.writes`` watches and verifies that from the host.
+"""
+
+from blockpath.guests.tiny.image import build
+from blockpath.guests.tiny.image import GuestImage
+from blockpath.guests.tiny.image import Say
+
+__all__ = ('GuestImage', 'Say', 'build')
