@@ -19,7 +19,7 @@ import click
 #: that ``blockpath series`` works before the cloud's packages are installed.
 GROUPS = {
     'series': ('blockpath.series.cli', 'Fetch, apply, export, check.'),
-    'lab': ('blockpath.lab.cli', 'A cloud on this machine.'),
+    'lab': ('blockpath.lab_cli', 'A cloud on this machine.'),
     'bench': ('blockpath.bench.cli', 'Measurements and their plots.'),
 }
 

@@ -49,8 +49,8 @@ import testtools
 from testtools.testresult import real
 
 from blockpath import errors
-from blockpath.lab import scenarios
 from blockpath import paths
+from blockpath import scenarios
 from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import trees

@@ -22,10 +22,10 @@ import rich.box
 import rich.console
 import rich.table
 
+from blockpath.cloud import session
 from blockpath.console import progress
 from blockpath.console import report as reports
 from blockpath import errors
-from blockpath.lab import stage
 
 #: What was measured of a case with a tool: ``median``, ``min`` and ``max``.
 Row = dict[str, Any]
@@ -38,8 +38,8 @@ def perform(folder: pathlib.Path,
     :param folder: of the page
     :raises BlockpathError: a claim did not hold
     """
-    stage.need_root()
-    with stage.interruptible(), progress.report() as output:
+    session.need_root()
+    with session.interruptible(), progress.report() as output:
         report = reports.Report(output, folder)
         try:
             measure(report)

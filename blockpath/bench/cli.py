@@ -16,7 +16,7 @@ import functools
 import click
 
 from blockpath.bench import copy_tools
-from blockpath.lab import stage
+from blockpath.cloud import session
 from blockpath import paths
 
 FOLDER = paths.BUILD / 'bench'
@@ -48,9 +48,9 @@ def migrate(rounds: int, volumes: int, keep: bool) -> None:
     a volume, and how long a server with many takes to migrate.
     """
     from blockpath.bench import migrate as bench
-    stage.perform(functools.partial(bench.run, rounds=rounds,
-                                    volumes=volumes),
-                  FOLDER / 'migrate', keep)
+    session.perform(functools.partial(bench.run, rounds=rounds,
+                                      volumes=volumes),
+                    FOLDER / 'migrate', keep)
 
 
 @group.command()

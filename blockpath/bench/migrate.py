@@ -26,11 +26,11 @@ from typing import Any
 import libvirt
 from lxml import etree
 
+from blockpath.cloud import cloud
 from blockpath.console import report as reports
-from blockpath.lab import cloud
-from blockpath.lab import plots
-from blockpath.lab import writes
 from blockpath.machine import wait
+from blockpath.observe import plots
+from blockpath.observe import write_watcher
 
 #: How much longer the writes may stand still with another target.
 STALL_RATIO = 1.15
@@ -91,7 +91,7 @@ class Guest:
         cleanup.callback(lab.delete_server, self.server)
         lab.attach(self.server, self.data)
         self.watcher = cleanup.enter_context(
-            writes.Watcher(lab.backing_file(self.data)))
+            write_watcher.Watcher(lab.backing_file(self.data)))
         self.watcher.wait(100, cloud.PATIENCE)
 
     def migrate(self) -> None:

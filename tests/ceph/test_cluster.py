@@ -22,9 +22,9 @@ import types
 import testtools
 
 from blockpath.daemons import ceph
-from blockpath.lab import holdings
 from blockpath.machine import errors
 from blockpath.machine import topology
+from blockpath.observe import volume_content
 
 
 class TestCluster(testtools.TestCase):
@@ -97,7 +97,7 @@ class TestCluster(testtools.TestCase):
         site.volumes.mkdir(parents=True)
         with ceph.Cluster(site.ceph, pools=list(topology.POOLS.values()),
                           size=8 << 30) as cluster:
-            held = holdings.Holdings(site, cluster)
+            held = volume_content.Holdings(site, cluster)
             on_files, on_ceph = (types.SimpleNamespace(
                 id=name, name=name, size=1, migration_id=None,
                 host=f'storage@{name}#{name}') for name in ('files', 'rbd2'))

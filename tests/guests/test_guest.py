@@ -18,7 +18,7 @@ import time
 import testtools
 
 from blockpath.guests import tiny
-from blockpath.lab import writes
+from blockpath.observe import write_watcher
 from tests.guests import machine
 
 SERIAL = '0b6b3c5e-2f2f-4f7e-9'
@@ -49,16 +49,16 @@ class GuestTestCase(testtools.TestCase):
             file.truncate(mib * MIB)
         return path
 
-    def newest(self, path: pathlib.Path) -> writes.Record:
-        ring = writes.Ring(path)
+    def newest(self, path: pathlib.Path) -> write_watcher.Record:
+        ring = write_watcher.Ring(path)
         self.addCleanup(ring.close)
         ring.find_slots()
         record = ring.newest()
         assert record is not None
         return record
 
-    def watch(self, path: pathlib.Path) -> writes.Watcher:
-        watcher = writes.Watcher(path).start()
+    def watch(self, path: pathlib.Path) -> write_watcher.Watcher:
+        watcher = write_watcher.Watcher(path).start()
         self.addCleanup(watcher.stop)
         return watcher
 
@@ -97,14 +97,14 @@ class TestGuest(GuestTestCase):
         seconds = vm.power_button(POWER_OFF_S)
         self.detail(power_off=seconds)
         watcher.stop()
-        seen, kept = watcher.result(), writes.verify(path)
+        seen, kept = watcher.result(), write_watcher.verify(path)
         self.assertTrue(seen.ok, str(seen))
         self.assertTrue(kept.ok, str(kept))
         self.assertEqual(kept.last, seen.last)
         self.assertEqual([False, True], [run.stopped for run in seen.runs])
 
     def check_stall(self, vm: machine.Machine,
-                    watcher: writes.Watcher) -> None:
+                    watcher: write_watcher.Watcher) -> None:
         """QEMU is stopped for 0.5 s: so says the watcher."""
         start = watcher.mark('stop')
         vm.qmp('stop')
@@ -118,7 +118,7 @@ class TestGuest(GuestTestCase):
                     blind=watcher.longest_blind(start))
         self.assertAlmostEqual(seconds, stall.seconds, delta=DELTA_S)
 
-    def check_resize(self, vm: machine.Machine, watcher: writes.Watcher,
+    def check_resize(self, vm: machine.Machine, watcher: write_watcher.Watcher,
                      name: str) -> None:
         vm.qmp('block_resize', **{'node-name': name, 'size': 96 * MIB})
         vm.wait(lambda: self.newest(watcher.path).disk_bytes == 96 * MIB,
@@ -137,7 +137,7 @@ class TestGuest(GuestTestCase):
         watcher.wait(50, timeout=machine.BOOT_S)
         vm.power_button(POWER_OFF_S)
         self.assertTrue(watcher.result().ok, str(watcher.result()))
-        result = writes.verify(path)
+        result = write_watcher.verify(path)
         self.assertTrue(result.ok, str(result))
         self.assertEqual([SERIAL] * 2, [run.serial for run in result.runs])
         self.assertEqual(0, result.first)
@@ -155,7 +155,8 @@ class TestGuest(GuestTestCase):
         vm.plug(foreign, 'foreign', port=2)
         vm.plug(second, 'second', port=3)
         vm.wait_text('serial second')
-        vm.wait(lambda: writes.verify(second).records > 3, 'slow writes', 5)
+        vm.wait(lambda: write_watcher.verify(second).records > 3,
+                'slow writes', 5)
         result = watcher.result()
         self.assertTrue(result.ok, str(result))
         self.assertEqual(2, result.io_errors)
@@ -176,7 +177,7 @@ class TestGuest(GuestTestCase):
         vm.hang('hung')
         vm.wait(lambda: watcher.longest_stall().seconds > 1, 'hang', 10)
         self.detail(power_off=vm.power_button(POWER_OFF_S))
-        self.assertTrue(writes.verify(sound).runs[-1].stopped)
-        kept = writes.verify(hung)
+        self.assertTrue(write_watcher.verify(sound).runs[-1].stopped)
+        kept = write_watcher.verify(hung)
         self.assertTrue(kept.ok, str(kept))
         self.assertFalse(kept.runs[-1].stopped)

@@ -22,7 +22,7 @@ import time
 import fixtures
 import testtools
 
-from blockpath.lab import scenarios
+from blockpath import scenarios
 from blockpath.series import git
 from blockpath.series import model
 from blockpath import testrun

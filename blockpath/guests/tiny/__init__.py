@@ -12,7 +12,8 @@
 """A tiny guest that writes checksummed sequences to the disks it is given.
 
 ``build()`` makes its bootable disk image; ``src/record.h`` says what it
-writes; ``blockpath.lab.writes`` watches and verifies that from the host.
+writes; ``blockpath.observe.write_watcher`` watches and verifies that from the
+host.
 """
 
 from blockpath.guests.tiny.image import build

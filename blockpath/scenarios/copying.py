@@ -1,0 +1,248 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Kill cinder-volume while it copies, and see the volume whole again.
+
+Copies are slowed down. The first is killed and undone, the second is left
+alone, and the third is killed and goes on where it was. The page plots how
+much was copied, and how fast, by what Cinder tells and past it.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import re
+import time
+from typing import Any
+
+from blockpath.cloud import cloud
+from blockpath.cloud import mariadb
+from blockpath.console import report as reports
+from blockpath.machine import topology
+from blockpath.machine import wait
+from blockpath.observe import copy_follower
+from blockpath.observe import leak_watch
+from blockpath.observe import plots
+from blockpath.observe import volume_content
+from blockpath.scenarios import volumes
+
+_MIB = 1 << 20
+#: MiB of data in the volume, spread over all of it: one in each four.
+LENGTH, EVERY = 250, 4
+#: MiB of the volume that are read in a second, of which one in four is
+#: written: Cinder tells of a copy each 5 s.
+RATE = 96
+#: How much of what it is given a backend may take: zeros are left out in
+#: units of 64 KiB.
+SLACK = 1.15
+#: A copy's first blocks need not wait.
+TOLERANCE = 0.9
+#: How much is copied, at least, when the service is killed.
+SHARE = 0.3
+#: A checkpoint is noted in steps of 256 MiB, but only each 5 s.
+_CHECKPOINT = ('SELECT value FROM cinder.volume_admin_metadata '
+               "WHERE volume_id = %s AND `key` = 'volume_copy_flushed'")
+_GOES_ON = re.compile(r'goes on at offset (\d+)')
+_SERVICE = 'cinder-volume'
+#: Reaches the volumes on iSCSI for it.
+_QEMU = 'qemu-storage-daemon'
+
+
+def run(lab: cloud.Lab, report: reports.Report) -> None:
+    with leak_watch.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
+        play(lab, report)
+    watch.tell(report, 'CHAP password or key')
+
+
+def play(lab: cloud.Lab, report: reports.Report) -> None:
+    """All but the lookout, which is for whoever plays more."""
+    before = lab.holdings.names()
+    temporary = lab.holdings.temporary()
+    slow = {'volume_copy_bps_limit': RATE * _MIB}
+    with contextlib.ExitStack() as cleanup:
+        with report.step(f'cinder-volume restarted, to copy {RATE} MiB/s'):
+            cleanup.enter_context(lab.configured(
+                _SERVICE, **copy_follower.NOTIFY, **{
+                    topology.FILES: slow,
+                    volumes.RBD: slow | {'volume_copy_resume': True}}))
+        act = Act(lab, report, cleanup)
+        act.undone('to Ceph, killed', volumes.RBD)
+        act.move('to Ceph, again', volumes.RBD)
+        act.resumed('to iSCSI, killed', topology.FILES)
+        act.show()
+        with report.step('cinder-volume restarted as it was'):
+            cleanup.close()
+    volumes.nothing_left(lab, report, 'deleted', before, temporary)
+
+
+class Act:
+    """A volume, what it holds, and how its copies went."""
+
+    def __init__(self, lab: cloud.Lab, report: reports.Report,
+                 cleanup: contextlib.ExitStack) -> None:
+        self.lab = lab
+        self.report = report
+        self.courses: list[copy_follower.Course] = []
+        self.temporary = lab.holdings.temporary()
+        self.others = lab.holdings.names()
+        self.listener = cleanup.enter_context(copy_follower.Listener(lab.site))
+        with report.step(f'a volume with {LENGTH} MiB in it'):
+            self.volume = lab.create_volume('copying',
+                                            volume_type=topology.ANYWHERE)
+            cleanup.callback(lab.delete_volume, self.volume)
+            lab.holdings.write(self.volume, LENGTH, every=EVERY)
+        self.sha256 = lab.holdings.sha256(self.volume)
+
+    def move(self, title: str, backend: str) -> None:
+        """Copy it with nothing in the way."""
+        with self.report.step(f'copying {title}'), \
+                self._copy(title, backend) as (course, _):
+            self.volume = self.lab.wait_for_move(self.volume, backend)
+            self._await_no_other()
+        seconds = time.monotonic() - course.began
+        self.report.check(f'{title}: it comes there', True,
+                          f'{seconds:.1f} s')
+        self._whole(title, backend)
+        self.report.check(f'{title}: Cinder tells how far it is',
+                          course.told, f'{len(course.told)} times')
+        self.report.check(f'{title}: it is as slow as it is told to be',
+                          seconds >= TOLERANCE * (1 << 10) / RATE,
+                          f'{(1 << 10) / seconds:.0f} of {RATE} MiB/s')
+
+    def undone(self, title: str, backend: str) -> None:
+        """Kill the service in mid-copy: it is to undo the migration."""
+        home = volume_content.backend(self.volume)
+        with self.report.step(f'{title}, and cinder-volume restarted'), \
+                self._copy(title, backend) as (course, growth):
+            self._await_share(growth)
+            with self._killed(course):
+                self._left_behind(title, growth)
+            self.volume = self.lab.wait_for_rest(self.volume,
+                                                 told=True)
+            self._await_no_other()
+        state = self._state()
+        self.report.check(f'{title}: the volume is as it was',
+                          state == 'available, migration error' and
+                          volume_content.backend(self.volume) == home, state)
+        told = self.lab.messages(self.volume)
+        self.report.check(f'{title}: its user is told why',
+                          any('restarted' in text for text in told),
+                          '; '.join(told))
+        self._whole(title, home)
+
+    def resumed(self, title: str, backend: str) -> None:
+        """Kill the service in mid-copy: it is to go on where it was."""
+        log = self.lab.site.log / f'{_SERVICE}.log'
+        with self.report.step(f'{title}, and cinder-volume restarted'), \
+                self._copy(title, backend) as (course, growth):
+            checkpoint = wait.until(
+                lambda: self._checkpoint(growth.volume),
+                'a checkpoint of the copy', cloud.PATIENCE, cloud.POLL)
+            self._await_share(growth)
+            with self._killed(course):
+                self._left_behind(title, growth)
+                length = log.stat().st_size
+            self.volume = self.lab.wait_for_rest(self.volume,
+                                                 told=True)
+            self._await_no_other()
+        # Cinder counts from there on.
+        before = growth.stored * checkpoint >> 30
+        killed = course.marks[0][0]
+        course.told = [(at, written + before * (at > killed), rate)
+                       for at, written, rate in course.told]
+        state = self._state()
+        self.report.check(f'{title}: the migration ends by itself',
+                          state == 'available, migration success' and
+                          volume_content.backend(self.volume) == backend,
+                          state)
+        with log.open('rb') as stream:
+            stream.seek(length)
+            found = _GOES_ON.findall(stream.read().decode(errors='replace'))
+        self.report.check(f'{title}: it went on at its checkpoint',
+                          found == [str(checkpoint)], ', '.join(
+                              f'at {int(offset) / _MIB:.0f} of 1024 MiB'
+                              for offset in found))
+        self._whole(title, backend)
+
+    def _state(self) -> str:
+        return (f'{self.volume.status}, migration '
+                f'{self.volume.migration_status}')
+
+    def _await_share(self, growth: copy_follower.Growth) -> None:
+        wait.until(lambda: growth.stored >= SHARE * LENGTH * _MIB,
+                   f'{SHARE:.0%} of the copy', cloud.PATIENCE, 0.05)
+
+    def _await_no_other(self) -> None:
+        """Until Cinder knows of no volume but the migrated one."""
+        wait.until(lambda: len(self.others) + 1 == len(list(
+            self.lab.cloud.block_storage.volumes())),
+            'the temporary volume to be deleted', cloud.PATIENCE, cloud.POLL)
+
+    def _checkpoint(self, destination: Any) -> int:
+        """All below this offset was noted to be there; 0: nothing was."""
+        with mariadb.connect(self.lab.site) as cursor:
+            cursor.execute(_CHECKPOINT, (destination.id,))
+            return int((cursor.fetchone() or (0,))[0])
+
+    @contextlib.contextmanager
+    def _killed(self, course: copy_follower.Course) -> Iterator[None]:
+        course.marks.append((time.monotonic(), 'killed'))
+        with self.lab.killed(_SERVICE):
+            yield
+        course.marks.append((time.monotonic(), 'serves again'))
+
+    def _left_behind(self, title: str, growth: copy_follower.Growth) -> None:
+        """What there is to clean up while the service is dead."""
+        name = (f'{volume_content.backend(growth.volume)}/'
+                f'{volume_content.stored_name(growth.volume)}')
+        self.report.check(
+            f'{title}: then its copy and an export are left',
+            name in self.lab.holdings.names() and
+            self.lab.storage.luns(topology.STORAGE.name),
+            f'{growth.stored / _MIB:.0f} of {LENGTH} MiB copied')
+        self.report.check(f'{title}: then QEMU does not run either',
+                          not self.lab.running(_QEMU))
+
+    @contextlib.contextmanager
+    def _copy(self, title: str, backend: str
+              ) -> Iterator[tuple[copy_follower.Course, copy_follower.Growth]]:
+        """Ask for a copy, and watch it in the block, to its end."""
+        course = copy_follower.Course(title, time.monotonic())
+        self.lab.start_migration(self.volume, backend, force_host_copy=True)
+        destination = self.lab.destination(self.volume)
+        with copy_follower.Growth(self.lab, destination) as growth:
+            yield course, growth
+        course.samples = growth.samples
+        course.told = [(word.at, word.written, word.rate) for word in
+                       self.listener.words(self.volume, course.began)]
+        self.courses.append(course)
+
+    def _whole(self, title: str, backend: str) -> None:
+        found = self.lab.holdings.sha256(self.volume)
+        self.report.check(f'{title}: it holds what it held',
+                          found == self.sha256, f'SHA-256 {found[:16]}...')
+        allocated = self.lab.holdings.allocated(self.volume) / _MIB
+        self.report.check(f'{title}: what was blank takes no room',
+                          allocated <= SLACK * LENGTH,
+                          f'{allocated:.0f} MiB')
+        name = f'{backend}/{volume_content.stored_name(self.volume)}'
+        volumes.nothing_left(self.lab, self.report, title,
+                             self.others | {name}, self.temporary)
+        self.report.check(f'{title}: no {_QEMU} is left',
+                          not self.lab.running(_QEMU))
+
+    def show(self) -> None:
+        """Put the copies on the page."""
+        self.report.section(
+            'Copies over time', plots=[plots.courses(self.courses)],
+            text=f'What was written, of {LENGTH} MiB spread over a volume '
+                 f'of 1 GiB that is read at {RATE} MiB/s. Of the rate '
+                 'Cinder tells the average, and the line is that of the '
+                 'last second.')

@@ -1,0 +1,278 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Move a guest between targets and volumes between backends; break both.
+
+In the first act the guest boots from one volume and writes checksummed
+records to another. Each compute host reaches both by its own target, IQN,
+LUN and password. The second act plays the scenarios 'volumes' and 'copying'.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+from lxml import etree
+
+from blockpath.cloud import cloud
+from blockpath.console import report as reports
+from blockpath.observe import leak_watch
+from blockpath.observe import plots
+from blockpath.observe import write_watcher
+from blockpath.scenarios import copying
+from blockpath.scenarios import volumes
+
+#: How much longer than in rest the guest's writes may stand still while a
+#: migration fails, in seconds.
+TOLERANCE = 1.0
+#: Seconds of rest that give the stall in rest.
+REST = 10.0
+#: Seconds after the end of a migration that still count as part of it.
+SETTLE = 2.0
+#: Records that show that the guest is writing.
+SIGN_OF_LIFE = 100
+
+
+def run(lab: cloud.Lab, report: reports.Report) -> None:
+    with leak_watch.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
+        with report.act('1: a guest that writes moves between targets'):
+            guest(lab, report)
+        with report.act('2: volumes move between iSCSI and Ceph'):
+            volumes.play(lab, report)
+            copying.play(lab, report)
+    watch.tell(report, 'CHAP password or key')
+
+
+def guest(lab: cloud.Lab, report: reports.Report) -> None:
+    """The first act."""
+    with contextlib.ExitStack() as cleanup:
+        act = Act(lab, report, cleanup)
+        with report.step('another\'s volume on cmp2'):
+            other = lab.create_volume('demo-other')
+            cleanup.callback(lab.delete_volume, other)
+            cleanup.enter_context(lab.taken(other, 'cmp2'))
+        act.rest()
+        act.move('A to B', 'cmp2')
+        act.move('B to A', 'cmp1')
+        with lab.storage.wrong_chap('cmp2'):
+            act.fail('wrong CHAP password', 'cmp2', '513')
+        with lab.mistaken(act.data, other):
+            act.fail('another\'s volume', 'cmp2', 'iscsi_check_identity')
+        act.move('A to B, repaired', 'cmp2')
+        with lab.storage.hung_portal('cmp1'):
+            act.fail('hung portal', 'cmp1', 'no answer within')
+        act.move('B to A, repaired', 'cmp1')
+        act.end()
+    _nothing_left(lab, report, act)
+
+
+@dataclasses.dataclass
+class _Move:
+    """One attempt to migrate, for the plots."""
+
+    title: str
+    began: float
+    ended: float
+    stall: write_watcher.Stall
+
+
+class Act:
+    """A server with its volumes, and what happens to it."""
+
+    def __init__(self, lab: cloud.Lab, report: reports.Report,
+                 cleanup: contextlib.ExitStack) -> None:
+        self.lab = lab
+        self.report = report
+        self.moves: list[_Move] = []
+        with report.step('two volumes, one from the guest\'s image'):
+            self.root = self._volume('demo-root', cleanup, bootable=True)
+            self.data = self._volume('demo-data', cleanup)
+        with report.step('a server that boots from it, on cmp1'):
+            self.server = lab.boot('demo', self.root, 'cmp1', network=True)
+            cleanup.callback(lab.delete_server, self.server)
+        with report.step('the other volume attached'):
+            lab.attach(self.server, self.data)
+        self.watcher = cleanup.enter_context(
+            write_watcher.Watcher(lab.backing_file(self.data)))
+        with report.step('the guest writes'):
+            self.watcher.wait(SIGN_OF_LIFE, cloud.PATIENCE)
+        self.host = 'cmp1'
+
+    def _volume(self, name: str, cleanup: contextlib.ExitStack,
+                **kwargs: Any) -> Any:
+        volume = self.lab.create_volume(name, **kwargs)
+        cleanup.callback(self.lab.delete_volume, volume)
+        return volume
+
+    def rest(self) -> None:
+        """Measure the longest stall without any migration."""
+        with self.report.step(f'{REST:g} s of rest'):
+            start = self.watcher.mark('rest')
+            time.sleep(REST)
+        self.rest_stall = self.watcher.longest_stall(start).seconds
+        self.report.figure('rest_stall_s', round(self.rest_stall, 3))
+        self._where('before any migration')
+
+    def move(self, title: str, destination: str) -> None:
+        """Migrate, and see that the guest is there and nowhere else."""
+        before = self._disk(self.host)
+        lun = self.lab.lun(self.data, self.host)
+        with self._attempt(title) as attempt:
+            migration = self.lab.migrate(self.server, destination,
+                                         check=False)
+        self.report.check(f'{title}: the guest moves', migration.completed,
+                          f'{migration.seconds:.1f} s, writes stood still '
+                          f'{attempt[0].stall.seconds * 1000:.0f} ms')
+        if not migration.completed:
+            self.report.say(self.lab.fault(self.server))
+            return
+        self.host = destination
+        self._where(title)
+        there = self.lab.lun(self.data, destination)
+        self.report.check(f'{title}: its LUN is another', there != lun,
+                          f'{lun}, then {there}')
+        self.report.figure(f'{title}: seconds', round(migration.seconds, 2))
+        self.report.section(
+            f'The disk, {title}', listings=(
+                ('before', before), ('after', self._disk(destination))))
+
+    def fail(self, fault: str, destination: str, reason: str) -> None:
+        """Migrate to where the volumes can not be reached."""
+        title = f'{fault} at {destination}'
+        with self._attempt(title) as attempt:
+            migration = self.lab.migrate(self.server, destination,
+                                         check=False)
+        self.report.check(f'{title}: the migration fails',
+                          not migration.completed,
+                          f'{migration.status}, {migration.seconds:.1f} s')
+        stall = attempt[0].stall.seconds
+        self.report.check(
+            f'{title}: the guest does not notice',
+            stall - self.rest_stall < TOLERANCE,
+            f'writes stood still {stall * 1000:.0f} ms, '
+            f'{self.rest_stall * 1000:.0f} ms in rest')
+        told = self.lab.fault(self.server)
+        self.report.check(f'{title}: Nova says why', reason in told, told)
+        self._where(title)
+
+    @contextlib.contextmanager
+    def _attempt(self, title: str) -> Iterator[list[_Move]]:
+        result: list[_Move] = []
+        with self.report.step(f'migrating: {title}'):
+            began = self.watcher.mark(title)
+            yield result
+            time.sleep(SETTLE)
+            self.watcher.wait(SIGN_OF_LIFE, cloud.PATIENCE)
+            ended = time.monotonic()
+        stall = self.watcher.longest_stall(began, ended)
+        result.append(_Move(title, began, ended, stall))
+        self.moves += result
+        self.report.figure(f'{title}: stall_s', round(stall.seconds, 3))
+
+    def _where(self, title: str) -> None:
+        """The guest, its sessions and its secrets are on self.host only."""
+        lab, other = self.lab, self._other()
+        self.report.check(
+            f'{title}: it runs on {self.host}',
+            lab.host_of(self.server) == self.host and
+            self._runs(self.host) and not self._runs(other))
+        sessions = {host: {session.initiator for session in
+                           lab.storage.sessions(host)} for host in lab.hosts}
+        self.report.check(
+            f'{title}: only the target of {self.host} has sessions',
+            sessions[self.host] == {self.initiator(self.host)} and
+            not sessions[other], ', '.join(sorted(sessions[self.host])))
+        self.report.check(
+            f'{title}: only {self.host} has secrets',
+            self._secrets(self.host) == {self.root.id, self.data.id} and
+            not self._secrets(other))
+        self.report.check(
+            f'{title}: only {self.host} is shown the volumes',
+            all(lab.lun(volume, self.host) is not None and
+                lab.lun(volume, other) is None
+                for volume in (self.root, self.data)))
+        self.report.check(
+            f'{title}: what libvirt keeps is what runs',
+            self._disk(self.host) == self._disk(self.host, inactive=True))
+
+    @staticmethod
+    def initiator(host: str) -> str:
+        from blockpath.machine import topology
+        return topology.compute(host).initiator
+
+    def _other(self) -> str:
+        [other] = set(self.lab.hosts) - {self.host}
+        return other
+
+    def _runs(self, host: str) -> bool:
+        return any(domain.UUIDString() == self.server.id and
+                   domain.isActive()
+                   for domain in self.lab.hypervisor(host).listAllDomains())
+
+    def _secrets(self, host: str) -> set[str]:
+        return {secret.usageID() for secret in self.lab.secrets(host)}
+
+    def _disk(self, host: str, inactive: bool = False) -> str:
+        """What the host-side half of the data volume's disk says."""
+        import libvirt
+        xml = self.lab.domain(self.server, host).XMLDesc(
+            libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0)
+        root = etree.fromstring(xml, etree.XMLParser(remove_blank_text=True))
+        for disk in root.iterfind('./devices/disk'):
+            if disk.findtext('serial') == self.data.id:
+                return _readable(disk)
+        return ''
+
+    def end(self) -> None:
+        """Check every record, draw the moves, and take all away."""
+        self.watcher.stop()
+        result = self.watcher.result()
+        self.report.check('every record seen to arrive is right, in order',
+                          result.ok and not result.io_errors, str(result))
+        self.report.check('the guest was never booted anew',
+                          not result.restarts,
+                          self.lab.last_words(self.server) if result.restarts
+                          else '')
+        ring = write_watcher.verify(self.lab.backing_file(self.data))
+        self.report.check('what is on the volume is right, in order',
+                          ring.ok and not ring.io_errors, str(ring))
+        self.report.section(
+            'The guest\'s writes, seen from the host', plots=[
+                plots.moves(self.watcher, [
+                    (move.title, move.began, move.ended)
+                    for move in self.moves])],
+            text='Each dot is a record: when it arrived, and how long after '
+                 'the one before. The line marks the request to migrate.')
+        with self.report.step('the volume detached'):
+            self.lab.detach(self.server, self.data)
+        self.report.check('detached: its secret is gone',
+                          self._secrets(self.host) == {self.root.id})
+
+
+def _readable(disk: Any) -> str:
+    """Without what libvirt adds while a guest runs."""
+    for element in disk.iter():
+        element.attrib.pop('index', None)
+    for tag in ('backingStore', 'alias'):
+        for element in disk.findall(tag):
+            disk.remove(element)
+    etree.indent(disk)
+    return etree.tostring(disk, encoding='unicode').strip()
+
+
+def _nothing_left(lab: cloud.Lab, report: reports.Report, act: Act) -> None:
+    ours = {act.root.id, act.data.id}
+    report.check('deleted: no secret, domain or mapping is left', not any(
+        ours & {secret.usageID() for secret in lab.secrets(host)} or
+        lab.hypervisor(host).listAllDomains() or lab.storage.luns(host)
+        for host in lab.hosts))

@@ -1,0 +1,106 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""What is written to a volume, and what is made of rbd's answers.
+
+tests/ceph writes and reads real images.
+"""
+
+import io
+import itertools
+import json
+import types
+
+from blockpath.daemons import ceph
+from blockpath.machine import errors
+from blockpath.observe import volume_content
+from tests.unit import lab_base
+
+SIZE = 1 << 30
+
+
+def volume(host: str, migration_id: str | None = None) -> object:
+    return types.SimpleNamespace(id='one', name='one', host=host, size=1,
+                                 migration_id=migration_id)
+
+
+class TestPattern(lab_base.LabTest):
+
+    def test_extents_are_in_order_and_inside(self) -> None:
+        extents = list(volume_content.pattern(SIZE, mib=2))
+        for (offset, data), (following, _) in itertools.pairwise(extents):
+            self.assertLessEqual(offset + len(data), following)
+        offset, data = extents[-1]
+        self.assertEqual(SIZE, offset + len(data))
+
+    def test_same_again_and_different_with_another_seed(self) -> None:
+        first = list(volume_content.pattern(SIZE, mib=1))
+        self.assertEqual(first, list(volume_content.pattern(SIZE, mib=1)))
+        self.assertNotEqual(first,
+                            list(volume_content.pattern(SIZE, 1, seed=1)))
+
+    def test_spread_over_the_volume(self) -> None:
+        extents = [(offset, data) for offset, data
+                   in volume_content.pattern(SIZE, mib=250, every=4)
+                   if len(data) == 1 << 20 and any(data)]
+        self.assertEqual(250, len(extents))
+        for (offset, _), (following, _) in itertools.pairwise(extents):
+            self.assertEqual(4 << 20, following - offset)
+        self.assertLess(extents[0][0], 16 << 20)
+
+    def test_too_much_for_the_volume(self) -> None:
+        for arguments in ((257,), (250, 0, 5)):
+            self.assertRaises(ValueError, list,
+                              volume_content.pattern(SIZE, *arguments))
+
+    def test_diff(self) -> None:
+        out = io.BytesIO()
+        volume_content.write_diff([(1, b'ab'), (258, b'c')], 512, out)
+        self.assertEqual(
+            b'rbd diff v1\ns\0\2\0\0\0\0\0\0'
+            b'w\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0ab'
+            b'w\2\1\0\0\0\0\0\0\1\0\0\0\0\0\0\0ce', out.getvalue())
+
+
+class TestPlaces(lab_base.LabTest):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.holdings = volume_content.Holdings(
+            self.site, ceph.Cluster(self.site.ceph, port=5000))
+
+    def test_backend(self) -> None:
+        self.assertEqual('rbd2', volume_content.backend(
+            volume('storage@rbd2#rbd2')))
+        for host in ('storage', 'storage@lvm#lvm', None):
+            error = self.assertRaises(errors.LabError, volume_content.backend,
+                                      volume(host))  # type: ignore[arg-type]
+            self.assertIn('on no backend', str(error))
+
+    def test_a_migrated_volume_keeps_its_new_name(self) -> None:
+        moved = volume('storage@rbd#rbd', migration_id='two')
+        self.assertEqual('volumes/volume-two', self.holdings.image(moved))
+        self.assertEqual('volume-two', self.holdings.file(moved).name)
+
+    def test_allocation(self) -> None:
+        for exists, missing in (('true', 'false'), (True, False)):
+            self.assertEqual(5, volume_content.allocation(json.dumps([
+                {'offset': 0, 'length': 2, 'exists': exists},
+                {'offset': 2, 'length': 9, 'exists': missing},
+                {'offset': 11, 'length': 3, 'exists': exists}])))
+
+    def test_temporary_files_are_no_caches(self) -> None:
+        folder = self.site.state / 'cinder' / 'conversion'
+        for path in ('.cache/kept', 'deep/image'):
+            (folder / path).parent.mkdir(parents=True)
+            (folder / path).touch()
+        self.assertEqual({str(folder / 'deep/image')},
+                         self.holdings.temporary())
