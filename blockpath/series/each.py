@@ -18,7 +18,6 @@ then. What passed is noted by the commit's id, which its whole history and
 content make, so an unchanged commit is not run again.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
@@ -30,14 +29,15 @@ import shutil
 import sys
 from typing import IO
 
+from blockpath.console import suite
 from blockpath import errors
 from blockpath.series import fetch
 from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import progress
 from blockpath.series import target
+from blockpath.series import tree_checks
 from blockpath.series import trees
-from blockpath import testrun
 
 _TEST = re.compile(r'(?:^|/)test_[^/]+\.py$')
 #: What upstream's pep8 jobs run besides flake8: the tree, the files that it
@@ -89,7 +89,7 @@ def check(series: model.Series, wanted: list[str], upstream: bool,
     :raises EachError: a commit failed
     """
     failed = []
-    with testrun.alone():
+    with suite.alone():
         for tree in wanted:
             with _clone(series, tree) as clone:
                 for commit in _commits(series, tree, upstream):
@@ -99,7 +99,7 @@ def check(series: model.Series, wanted: list[str], upstream: bool,
     if failed:
         raise EachError(f'{len(failed)} commits do not pass by themselves; '
                         f'the first: {failed[0]}, see '
-                        f'{series.short(testrun.LOGS)}/{failed[0]}.log')
+                        f'{series.short(suite.LOGS)}/{failed[0]}.log')
 
 
 def _commits(series: model.Series, tree: str,
@@ -118,7 +118,7 @@ def _clone(series: model.Series, tree: str) -> Iterator[git.Git]:
     home = series.root / '.cache' / 'each'
     home.mkdir(parents=True, exist_ok=True)
     fetch.clear_partial(home, 'clone-')
-    # testrun tells the tree by its folder's name.
+    # tree_checks.functional takes the folder's name for the tree's.
     folder = home / f'clone-{os.getpid()}' / tree
     try:
         git.Git(home).run('clone', '--quiet', '--shared', '--no-checkout',
@@ -161,8 +161,8 @@ def _one(series: model.Series, clone: git.Git, commit: Commit,
         return True
     clone.run('checkout', '--quiet', '--force', '--detach', commit.id)
     clone.run('clean', '--quiet', '-d', '-x', '--force')
-    counts = testrun.run_step(testrun.Step(
-        commit.name, _work(series, clone, commit)))
+    counts = suite.run_step(suite.Step(commit.name,
+                                       _work(series, clone, commit)))
     if counts.failed:
         return False
     target.write_json(note, {'on': on, 'upstream': commit.upstream,
@@ -191,24 +191,22 @@ def _path(series: model.Series, clone: git.Git, commit: Commit) -> str:
     return os.pathsep.join(map(str, [clone.folder, *others]))
 
 
-def _work(series: model.Series, clone: git.Git,
-          commit: Commit) -> testrun.Work:
+def _work(series: model.Series, clone: git.Git, commit: Commit) -> suite.Work:
     env = {'PYTHONPATH': _path(series, clone, commit),
            'PYTHONDONTWRITEBYTECODE': '1'}
 
-    def work(log: IO[str], tell: Callable[[testrun.Counts], None]
-             ) -> testrun.Counts:
-        total = testrun.Counts()
+    def work(log: IO[str], update: suite.Update) -> suite.Counts:
+        total = suite.Counts()
         for run in (_imports(clone, commit, env), _style(clone, commit, env),
                     *_opts(clone, env), *_suites(series, clone, commit, env)):
             done = total
-            total += run(log, lambda counts: tell(done + counts))
+            total += run(log, lambda counts: update(done + counts))
         return total
     return work
 
 
 def _imports(clone: git.Git, commit: Commit,
-             env: dict[str, str]) -> testrun.Work:
+             env: dict[str, str]) -> suite.Work:
     """Not the tree in .trees, which .venv has on its path as well."""
     package = model.PACKAGES[commit.tree]
     return _passing(clone, env, sys.executable, '-c',
@@ -217,17 +215,16 @@ def _imports(clone: git.Git, commit: Commit,
 
 
 def _passing(clone: git.Git, env: dict[str, str],
-             *arguments: str) -> testrun.Work:
+             *arguments: str) -> suite.Work:
     """A command that is no test: it adds to the count when it fails."""
-    def work(log: IO[str], tell: Callable[[testrun.Counts], None]
-             ) -> testrun.Counts:
-        del tell
-        return testrun.Counts(failed=not testrun.call(
+    def work(log: IO[str], update: suite.Update) -> suite.Counts:
+        del update
+        return suite.Counts(failed=not suite.call(
             log, clone.folder, *arguments, env=env))
     return work
 
 
-def _opts(clone: git.Git, env: dict[str, str]) -> Iterator[testrun.Work]:
+def _opts(clone: git.Git, env: dict[str, str]) -> Iterator[suite.Work]:
     """Cinder's list of options is generated, and compared by its gate."""
     script = 'tools/config/check_uptodate.sh'
     if (clone.folder / script).is_file():
@@ -237,28 +234,27 @@ def _opts(clone: git.Git, env: dict[str, str]) -> Iterator[testrun.Work]:
 
 
 def _style(clone: git.Git, commit: Commit,
-           env: dict[str, str]) -> testrun.Work:
+           env: dict[str, str]) -> suite.Work:
     """Upstream's linters, on the lines that the commit changes."""
-    def work(log: IO[str], tell: Callable[[testrun.Counts], None]
-             ) -> testrun.Counts:
-        del tell
-        changed = testrun.changed_lines(clone, f'{commit.id}^', commit.id)
+    def work(log: IO[str], update: suite.Update) -> suite.Counts:
+        del update
+        changed = tree_checks.changed_lines(clone, f'{commit.id}^', commit.id)
         code = sorted(path for path in changed if path.endswith('.py'))
-        found = testrun.found_by(log, clone.folder, env, changed,
-                                 *testrun.flake8(clone.folder), *code
-                                 ) if code else []
+        found = suite.lint(log, clone.folder, env, changed,
+                           *tree_checks.flake8(clone.folder), *code
+                           ) if code else []
         for tree, ends, arguments in _LINTERS:
             files = sorted(path for path in changed if path.endswith(ends))
             if tree == commit.tree and files:
-                found += testrun.found_by(log, clone.folder, env, changed,
-                                          *arguments, *files)
+                found += suite.lint(log, clone.folder, env, changed,
+                                    *arguments, *files)
         log.writelines(found)
-        return testrun.Counts(failed=len(found))
+        return suite.Counts(failed=len(found))
     return work
 
 
 def _suites(series: model.Series, clone: git.Git, commit: Commit,
-            env: dict[str, str]) -> Iterator[testrun.Work]:
+            env: dict[str, str]) -> Iterator[suite.Work]:
     """The new tests of this commit and those before it, and upstream's."""
     modules = {path for patch in commit.patches for path in patch.files
                if _TEST.search(path)}
@@ -267,10 +263,10 @@ def _suites(series: model.Series, clone: git.Git, commit: Commit,
     on_path = env['PYTHONPATH']
     unit, functional = _split(modules)
     if unit:
-        yield testrun.suite(clone.folder, f'each-{commit.tree}-unit', unit,
-                            PYTHONPATH=on_path)
+        yield suite.stestr(clone.folder, f'each-{commit.tree}-unit', unit,
+                           PYTHONPATH=on_path)
     if functional:
-        yield testrun.functional(
+        yield tree_checks.functional(
             clone.folder, f'each-{commit.tree}-functional', functional,
             PYTHONPATH=on_path)
 

@@ -24,11 +24,11 @@ import testtools
 from testtools.testresult import real
 
 from blockpath.cloud import cloud
+from blockpath.console import suite
 from blockpath.machine import errors
 from blockpath.machine import topology
 from blockpath import paths
 from blockpath.tempest import environment
-from blockpath import testrun
 
 _HERE = pathlib.Path(__file__).parent
 #: What is run when nothing else is asked for: regular expressions.
@@ -63,7 +63,7 @@ class Results(testtools.StreamToDict):
                  failures: pathlib.Path) -> None:
         super().__init__(self._ended)
         self._failures = failures
-        self.counts = testrun.Counts()
+        self.counts = suite.Counts()
         self.failed: list[str] = []
         self.skipped: dict[str, str] = {}
         self._console = console
@@ -138,14 +138,14 @@ def run(lab: cloud.Lab, folder: pathlib.Path, regex: str | None,
     results = Results(console, failures)
     results.startTestRun()
     (FOLDER / 'results').mkdir(exist_ok=True)
-    with (FOLDER / 'stderr.log').open('w') as stderr, testrun.Child(
+    with (FOLDER / 'stderr.log').open('w') as stderr, suite.Child(
             [*lab.daemons.enter(topology.CONTROL.name), *argv], folder, env,
             subprocess.PIPE, stderr) as process:
         subunit.ByteStreamToStreamResult(
             process.stdout, non_subunit_name='output').run(results)
         code = process.wait()
     results.stopTestRun()
-    if results.counts == testrun.Counts():
+    if results.counts == suite.Counts():
         raise errors.LabError('tempest ran no test; '
                               f'{FOLDER}/stderr.log says why')
     if code and not results.failed:

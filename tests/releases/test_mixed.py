@@ -20,7 +20,7 @@ import testtools
 
 from blockpath import paths
 from blockpath.series import model
-from blockpath import testrun
+from blockpath.series import tree_checks
 
 PEER = paths.ROOT / 'tests' / 'releases' / 'peer.py'
 
@@ -35,8 +35,8 @@ class MixedTest(testtools.TestCase):
     def setUp(self) -> None:
         super().setUp()
         series = model.Series(paths.ROOT)
-        self.newer = testrun.Trees(series, series.default).python
-        self.older = testrun.Trees(
+        self.newer = tree_checks.Trees(series, series.default).python
+        self.older = tree_checks.Trees(
             series, os.environ['BLOCKPATH_RELEASE']).python
 
     @staticmethod

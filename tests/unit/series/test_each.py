@@ -14,11 +14,11 @@ import re
 
 import fixtures
 
+from blockpath.console import suite
 from blockpath.series import each
 from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import refresh
-from blockpath import testrun
 from tests.unit.series import base
 
 FILES = base.FILES | {
@@ -52,8 +52,8 @@ class EachTest(base.CheckoutCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fixtures.MonkeyPatch('blockpath.testrun.LOGS',
-                                             self.temp / 'logs'))
+        self.useFixture(fixtures.MonkeyPatch(
+            'blockpath.console.suite.LOGS', self.temp / 'logs'))
         self.stdout = self.useFixture(fixtures.StringStream('stdout')).stream
         self.useFixture(fixtures.MonkeyPatch('sys.stdout', self.stdout))
         self.useFixture(fixtures.EnvironmentVariable('PYTHONPATH', None))
@@ -126,7 +126,7 @@ class EachTest(base.CheckoutCase):
         self.commit('libvirt: Mend', {'nova/moving.py': 'STEP = 1\n'})
         refresh.refresh(self.series, 'nova')
         self.assertEqual(['01 FAILED 0 1 ', '02 ok 1 0 '], self.fails())
-        log = (testrun.LOGS / 'nova-01-libvirt-move.log').read_text()
+        log = (suite.LOGS / 'nova-01-libvirt-move.log').read_text()
         self.assertIn('1 != 2', log)
         # What failed is not kept.
         self.assertEqual(['01 FAILED 0 1 ', '02 ok 1 0  (kept)'],
@@ -137,7 +137,7 @@ class EachTest(base.CheckoutCase):
         self.commit('libvirt: Be ugly', {'nova/ugly.py': 'x=1\ny=2\n'})
         refresh.refresh(self.series, 'nova')
         self.assertEqual(['01 ok 1 0 ', '02 FAILED 1 1 '], self.fails())
-        log = (testrun.LOGS / 'nova-02-libvirt-be-ugly.log').read_text()
+        log = (suite.LOGS / 'nova-02-libvirt-be-ugly.log').read_text()
         self.assertIn('nova/ugly.py:2:2: E225', log)
 
     def test_spelling(self):
