@@ -95,7 +95,7 @@ def restart(service: str) -> None:
     """Stop one service and start it again; 'status' names them."""
     from blockpath.cloud import cloud
     session.need_root()
-    cloud.Lab().restart(service)
+    cloud.Lab().hosts.restart(service)
     click.echo(f'{service} serves again')
 
 
@@ -105,7 +105,7 @@ def kill(service: str) -> None:
     """Kill one service with no warning; 'restart' starts it again."""
     from blockpath.cloud import cloud
     session.need_root()
-    killed = cloud.Lab().kill(service)
+    killed = cloud.Lab().hosts.kill(service)
     click.echo(f'{service} was killed' if killed else
                f'{service} did not run')
 

@@ -78,8 +78,8 @@ class Guest:
             kind['metadata'] = {'target': 'shared'}
 
         def volume(what: str, **kwargs: Any) -> Any:
-            made = lab.create_volume(f'{name}-{what}', **kind, **kwargs)
-            cleanup.callback(lab.delete_volume, made)
+            made = lab.volumes.create(f'{name}-{what}', **kind, **kwargs)
+            cleanup.callback(lab.volumes.delete, made)
             return made
 
         self.root = volume('root', bootable=True)
@@ -87,19 +87,19 @@ class Guest:
         #: Further volumes, not attached. All are made before the server, so
         #: that they are deleted after it.
         self.more = [volume(str(number)) for number in range(more)]
-        self.server = lab.boot(name, self.root, 'cmp1')
-        cleanup.callback(lab.delete_server, self.server)
-        lab.attach(self.server, self.data)
+        self.server = lab.servers.boot(name, self.root, 'cmp1')
+        cleanup.callback(lab.servers.delete, self.server)
+        lab.servers.attach(self.server, self.data)
         self.watcher = cleanup.enter_context(
-            write_watcher.Watcher(lab.backing_file(self.data)))
-        self.watcher.wait(100, cloud.PATIENCE)
+            write_watcher.Watcher(lab.holdings.file(self.data)))
+        self.watcher.wait(100, wait.PATIENCE)
 
     def migrate(self) -> None:
         """Move to the other host."""
-        here = self.lab.host_of(self.server)
-        [there] = set(self.lab.hosts) - {here}
+        here = self.lab.servers.host_of(self.server)
+        [there] = set(self.lab.hosts.names) - {here}
         began = time.monotonic()
-        migration = self.lab.migrate(self.server, there)
+        migration = self.lab.servers.migrate(self.server, there)
         time.sleep(_SETTLE)
         self.stalls.append(self.watcher.longest_stall(began).seconds * 1000)
         self.seconds.append(migration.seconds)
@@ -112,8 +112,8 @@ class Guest:
         report.check(f'{self.name}: every record right, in order',
                      result.ok and not result.io_errors, str(result))
         report.check(f'{self.name}: never booted anew', not result.restarts,
-                     self.lab.last_words(self.server) if result.restarts
-                     else '')
+                     self.lab.servers.last_words(self.server)
+                     if result.restarts else '')
 
 
 def _in_libvirt(lab: cloud.Lab, source: str) -> float:
@@ -168,17 +168,17 @@ def _volumes(lab: cloud.Lab, report: reports.Report,
         with report.step('a guest with one volume'):
             guest = Guest(lab, 'many', cleanup, more=volumes - 1)
         with report.step('migrating it, both ways'):
-            for _ in lab.hosts:
+            for _ in lab.hosts.names:
                 guest.migrate()
         one = guest.seconds, guest.libvirt_seconds
         guest.seconds, guest.libvirt_seconds = [], []
         with report.step(f'{volumes - 1} more volumes'):
             for volume in guest.more:
-                lab.attach(guest.server, volume)
+                lab.servers.attach(guest.server, volume)
         with report.step('each taken away and given back, by libvirt'):
             took = [_attach(lab, guest, volume) for volume in guest.more]
         with report.step('migrating it, both ways'):
-            for _ in lab.hosts:
+            for _ in lab.hosts.names:
                 guest.migrate()
         guest.check(report)
     median = statistics.median(took)
@@ -206,13 +206,13 @@ def _volumes(lab: cloud.Lab, report: reports.Report,
 
 def _attach(lab: cloud.Lab, guest: Guest, volume: Any) -> float:
     """Milliseconds that libvirt takes to attach a volume's disk again."""
-    domain = lab.domain(guest.server)
+    domain = lab.servers.domain(guest.server)
     disk = _disk(domain, volume)
     flags = (libvirt.VIR_DOMAIN_AFFECT_LIVE |
              libvirt.VIR_DOMAIN_AFFECT_CONFIG)
     domain.detachDeviceFlags(disk, flags)
     wait.until(lambda: _disk(domain, volume) is None,
-               f'the guest to let go of {volume.name}', cloud.PATIENCE, 0.05)
+               f'the guest to let go of {volume.name}', wait.PATIENCE, 0.05)
     began = time.monotonic()
     domain.attachDeviceFlags(disk, flags)
     return (time.monotonic() - began) * 1000

@@ -49,7 +49,7 @@ class Lookout:
         """:param passwords: beside those of the targets, as they come"""
         self._lab = lab
         self._passwords = {word.encode() for word in passwords}
-        self._known = set(lab.scsi_devices())
+        self._known = set(lab.hosts.scsi_devices())
         self.exposed: set[str] = set()
         self.devices: set[str] = set()
         self.looks = 0
@@ -78,7 +78,7 @@ class Lookout:
         for entry in os.scandir('/proc'):
             if entry.name.isdigit():
                 self._check(_read(pathlib.Path(entry.path, 'cmdline')))
-        self.devices |= set(self._lab.scsi_devices()) - self._known
+        self.devices |= set(self._lab.hosts.scsi_devices()) - self._known
         self.looks += 1
 
     def _check(self, line: bytes) -> None:
@@ -117,8 +117,8 @@ class Lookout:
     def _files(self) -> Iterable[pathlib.Path]:
         site = self._lab.site
         yield from _below(site.log)
-        for host in self._lab.hosts:
-            yield from _below(self._lab.root(host) / 'run/tmp')
+        for host in self._lab.hosts.names:
+            yield from _below(self._lab.hosts.root(host) / 'run/tmp')
             yield from _below(site.host(host), '.log')
         for folder in _TEMPORARY:
             for path in _below(pathlib.Path(folder)):

@@ -68,7 +68,7 @@ def play(lab: cloud.Lab, report: reports.Report) -> None:
     slow = {'volume_copy_bps_limit': RATE * _MIB}
     with contextlib.ExitStack() as cleanup:
         with report.step(f'cinder-volume restarted, to copy {RATE} MiB/s'):
-            cleanup.enter_context(lab.configured(
+            cleanup.enter_context(lab.hosts.configured(
                 _SERVICE, **copy_follower.NOTIFY, **{
                     topology.FILES: slow,
                     volumes.RBD: slow | {'volume_copy_resume': True}}))
@@ -94,9 +94,9 @@ class Act:
         self.others = lab.holdings.names()
         self.listener = cleanup.enter_context(copy_follower.Listener(lab.site))
         with report.step(f'a volume with {LENGTH} MiB in it'):
-            self.volume = lab.create_volume('copying',
-                                            volume_type=topology.ANYWHERE)
-            cleanup.callback(lab.delete_volume, self.volume)
+            self.volume = lab.volumes.create('copying',
+                                             volume_type=topology.ANYWHERE)
+            cleanup.callback(lab.volumes.delete, self.volume)
             lab.holdings.write(self.volume, LENGTH, every=EVERY)
         self.sha256 = lab.holdings.sha256(self.volume)
 
@@ -104,7 +104,7 @@ class Act:
         """Copy it with nothing in the way."""
         with self.report.step(f'copying {title}'), \
                 self._copy(title, backend) as (course, _):
-            self.volume = self.lab.wait_for_move(self.volume, backend)
+            self.volume = self.lab.volumes.wait_for_move(self.volume, backend)
             self._await_no_other()
         seconds = time.monotonic() - course.began
         self.report.check(f'{title}: it comes there', True,
@@ -124,14 +124,14 @@ class Act:
             self._await_share(growth)
             with self._killed(course):
                 self._left_behind(title, growth)
-            self.volume = self.lab.wait_for_rest(self.volume,
-                                                 told=True)
+            self.volume = self.lab.volumes.wait_for_rest(self.volume,
+                                                         reported=True)
             self._await_no_other()
         state = self._state()
         self.report.check(f'{title}: the volume is as it was',
                           state == 'available, migration error' and
                           volume_content.backend(self.volume) == home, state)
-        told = self.lab.messages(self.volume)
+        told = self.lab.volumes.messages(self.volume)
         self.report.check(f'{title}: its user is told why',
                           any('restarted' in text for text in told),
                           '; '.join(told))
@@ -144,13 +144,13 @@ class Act:
                 self._copy(title, backend) as (course, growth):
             checkpoint = wait.until(
                 lambda: self._checkpoint(growth.volume),
-                'a checkpoint of the copy', cloud.PATIENCE, cloud.POLL)
+                'a checkpoint of the copy', wait.PATIENCE, wait.POLL)
             self._await_share(growth)
             with self._killed(course):
                 self._left_behind(title, growth)
                 length = log.stat().st_size
-            self.volume = self.lab.wait_for_rest(self.volume,
-                                                 told=True)
+            self.volume = self.lab.volumes.wait_for_rest(self.volume,
+                                                         reported=True)
             self._await_no_other()
         # Cinder counts from there on.
         before = growth.stored * checkpoint >> 30
@@ -177,13 +177,13 @@ class Act:
 
     def _await_share(self, growth: copy_follower.Growth) -> None:
         wait.until(lambda: growth.stored >= SHARE * LENGTH * _MIB,
-                   f'{SHARE:.0%} of the copy', cloud.PATIENCE, 0.05)
+                   f'{SHARE:.0%} of the copy', wait.PATIENCE, 0.05)
 
     def _await_no_other(self) -> None:
         """Until Cinder knows of no volume but the migrated one."""
         wait.until(lambda: len(self.others) + 1 == len(list(
             self.lab.cloud.block_storage.volumes())),
-            'the temporary volume to be deleted', cloud.PATIENCE, cloud.POLL)
+            'the temporary volume to be deleted', wait.PATIENCE, wait.POLL)
 
     def _checkpoint(self, destination: Any) -> int:
         """All below this offset was noted to be there; 0: nothing was."""
@@ -194,7 +194,7 @@ class Act:
     @contextlib.contextmanager
     def _killed(self, course: copy_follower.Course) -> Iterator[None]:
         course.marks.append((time.monotonic(), 'killed'))
-        with self.lab.killed(_SERVICE):
+        with self.lab.hosts.killed(_SERVICE):
             yield
         course.marks.append((time.monotonic(), 'serves again'))
 
@@ -208,15 +208,16 @@ class Act:
             self.lab.storage.luns(topology.STORAGE.name),
             f'{growth.stored / _MIB:.0f} of {LENGTH} MiB copied')
         self.report.check(f'{title}: then QEMU does not run either',
-                          not self.lab.running(_QEMU))
+                          not self.lab.hosts.running(_QEMU))
 
     @contextlib.contextmanager
     def _copy(self, title: str, backend: str
               ) -> Iterator[tuple[copy_follower.Course, copy_follower.Growth]]:
         """Ask for a copy, and watch it in the block, to its end."""
         course = copy_follower.Course(title, time.monotonic())
-        self.lab.start_migration(self.volume, backend, force_host_copy=True)
-        destination = self.lab.destination(self.volume)
+        self.lab.volumes.start_migration(self.volume, backend,
+                                         force_host_copy=True)
+        destination = self.lab.volumes.destination(self.volume)
         with copy_follower.Growth(self.lab, destination) as growth:
             yield course, growth
         course.samples = growth.samples
@@ -236,7 +237,7 @@ class Act:
         volumes.nothing_left(self.lab, self.report, title,
                              self.others | {name}, self.temporary)
         self.report.check(f'{title}: no {_QEMU} is left',
-                          not self.lab.running(_QEMU))
+                          not self.lab.hosts.running(_QEMU))
 
     def show(self) -> None:
         """Put the copies on the page."""

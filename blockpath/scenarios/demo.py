@@ -26,6 +26,7 @@ from lxml import etree
 
 from blockpath.cloud import cloud
 from blockpath.console import report as reports
+from blockpath.machine import wait
 from blockpath.observe import leak_watch
 from blockpath.observe import plots
 from blockpath.observe import write_watcher
@@ -58,15 +59,15 @@ def guest(lab: cloud.Lab, report: reports.Report) -> None:
     with contextlib.ExitStack() as cleanup:
         act = Act(lab, report, cleanup)
         with report.step('another\'s volume on cmp2'):
-            other = lab.create_volume('demo-other')
-            cleanup.callback(lab.delete_volume, other)
-            cleanup.enter_context(lab.taken(other, 'cmp2'))
+            other = lab.volumes.create('demo-other')
+            cleanup.callback(lab.volumes.delete, other)
+            cleanup.enter_context(lab.volumes.taken(other, 'cmp2'))
         act.rest()
         act.move('A to B', 'cmp2')
         act.move('B to A', 'cmp1')
         with lab.storage.wrong_chap('cmp2'):
             act.fail('wrong CHAP password', 'cmp2', '513')
-        with lab.mistaken(act.data, other):
+        with lab.volumes.mistaken(act.data, other):
             act.fail('another\'s volume', 'cmp2', 'iscsi_check_identity')
         act.move('A to B, repaired', 'cmp2')
         with lab.storage.hung_portal('cmp1'):
@@ -98,20 +99,21 @@ class Act:
             self.root = self._volume('demo-root', cleanup, bootable=True)
             self.data = self._volume('demo-data', cleanup)
         with report.step('a server that boots from it, on cmp1'):
-            self.server = lab.boot('demo', self.root, 'cmp1', network=True)
-            cleanup.callback(lab.delete_server, self.server)
+            self.server = lab.servers.boot('demo', self.root, 'cmp1',
+                                           network=True)
+            cleanup.callback(lab.servers.delete, self.server)
         with report.step('the other volume attached'):
-            lab.attach(self.server, self.data)
+            lab.servers.attach(self.server, self.data)
         self.watcher = cleanup.enter_context(
-            write_watcher.Watcher(lab.backing_file(self.data)))
+            write_watcher.Watcher(lab.holdings.file(self.data)))
         with report.step('the guest writes'):
-            self.watcher.wait(SIGN_OF_LIFE, cloud.PATIENCE)
+            self.watcher.wait(SIGN_OF_LIFE, wait.PATIENCE)
         self.host = 'cmp1'
 
     def _volume(self, name: str, cleanup: contextlib.ExitStack,
                 **kwargs: Any) -> Any:
-        volume = self.lab.create_volume(name, **kwargs)
-        cleanup.callback(self.lab.delete_volume, volume)
+        volume = self.lab.volumes.create(name, **kwargs)
+        cleanup.callback(self.lab.volumes.delete, volume)
         return volume
 
     def rest(self) -> None:
@@ -126,19 +128,19 @@ class Act:
     def move(self, title: str, destination: str) -> None:
         """Migrate, and see that the guest is there and nowhere else."""
         before = self._disk(self.host)
-        lun = self.lab.lun(self.data, self.host)
+        lun = self.lab.volumes.lun(self.data, self.host)
         with self._attempt(title) as attempt:
-            migration = self.lab.migrate(self.server, destination,
-                                         check=False)
+            migration = self.lab.servers.migrate(self.server, destination,
+                                                 check=False)
         self.report.check(f'{title}: the guest moves', migration.completed,
                           f'{migration.seconds:.1f} s, writes stood still '
                           f'{attempt[0].stall.seconds * 1000:.0f} ms')
         if not migration.completed:
-            self.report.say(self.lab.fault(self.server))
+            self.report.say(self.lab.servers.fault(self.server))
             return
         self.host = destination
         self._where(title)
-        there = self.lab.lun(self.data, destination)
+        there = self.lab.volumes.lun(self.data, destination)
         self.report.check(f'{title}: its LUN is another', there != lun,
                           f'{lun}, then {there}')
         self.report.figure(f'{title}: seconds', round(migration.seconds, 2))
@@ -150,8 +152,8 @@ class Act:
         """Migrate to where the volumes can not be reached."""
         title = f'{fault} at {destination}'
         with self._attempt(title) as attempt:
-            migration = self.lab.migrate(self.server, destination,
-                                         check=False)
+            migration = self.lab.servers.migrate(self.server, destination,
+                                                 check=False)
         self.report.check(f'{title}: the migration fails',
                           not migration.completed,
                           f'{migration.status}, {migration.seconds:.1f} s')
@@ -161,7 +163,7 @@ class Act:
             stall - self.rest_stall < TOLERANCE,
             f'writes stood still {stall * 1000:.0f} ms, '
             f'{self.rest_stall * 1000:.0f} ms in rest')
-        told = self.lab.fault(self.server)
+        told = self.lab.servers.fault(self.server)
         self.report.check(f'{title}: Nova says why', reason in told, told)
         self._where(title)
 
@@ -172,7 +174,7 @@ class Act:
             began = self.watcher.mark(title)
             yield result
             time.sleep(SETTLE)
-            self.watcher.wait(SIGN_OF_LIFE, cloud.PATIENCE)
+            self.watcher.wait(SIGN_OF_LIFE, wait.PATIENCE)
             ended = time.monotonic()
         stall = self.watcher.longest_stall(began, ended)
         result.append(_Move(title, began, ended, stall))
@@ -184,10 +186,11 @@ class Act:
         lab, other = self.lab, self._other()
         self.report.check(
             f'{title}: it runs on {self.host}',
-            lab.host_of(self.server) == self.host and
+            lab.servers.host_of(self.server) == self.host and
             self._runs(self.host) and not self._runs(other))
         sessions = {host: {session.initiator for session in
-                           lab.storage.sessions(host)} for host in lab.hosts}
+                           lab.storage.sessions(host)}
+                    for host in lab.hosts.names}
         self.report.check(
             f'{title}: only the target of {self.host} has sessions',
             sessions[self.host] == {self.initiator(self.host)} and
@@ -198,8 +201,8 @@ class Act:
             not self._secrets(other))
         self.report.check(
             f'{title}: only {self.host} is shown the volumes',
-            all(lab.lun(volume, self.host) is not None and
-                lab.lun(volume, other) is None
+            all(lab.volumes.lun(volume, self.host) is not None and
+                lab.volumes.lun(volume, other) is None
                 for volume in (self.root, self.data)))
         self.report.check(
             f'{title}: what libvirt keeps is what runs',
@@ -211,21 +214,22 @@ class Act:
         return topology.compute(host).initiator
 
     def _other(self) -> str:
-        [other] = set(self.lab.hosts) - {self.host}
+        [other] = set(self.lab.hosts.names) - {self.host}
         return other
 
     def _runs(self, host: str) -> bool:
+        hypervisor = self.lab.hosts.hypervisor(host)
         return any(domain.UUIDString() == self.server.id and
                    domain.isActive()
-                   for domain in self.lab.hypervisor(host).listAllDomains())
+                   for domain in hypervisor.listAllDomains())
 
     def _secrets(self, host: str) -> set[str]:
-        return {secret.usageID() for secret in self.lab.secrets(host)}
+        return {secret.usageID() for secret in self.lab.hosts.secrets(host)}
 
     def _disk(self, host: str, inactive: bool = False) -> str:
         """What the host-side half of the data volume's disk says."""
         import libvirt
-        xml = self.lab.domain(self.server, host).XMLDesc(
+        xml = self.lab.servers.domain(self.server, host).XMLDesc(
             libvirt.VIR_DOMAIN_XML_INACTIVE if inactive else 0)
         root = etree.fromstring(xml, etree.XMLParser(remove_blank_text=True))
         for disk in root.iterfind('./devices/disk'):
@@ -241,9 +245,9 @@ class Act:
                           result.ok and not result.io_errors, str(result))
         self.report.check('the guest was never booted anew',
                           not result.restarts,
-                          self.lab.last_words(self.server) if result.restarts
-                          else '')
-        ring = write_watcher.verify(self.lab.backing_file(self.data))
+                          self.lab.servers.last_words(self.server)
+                          if result.restarts else '')
+        ring = write_watcher.verify(self.lab.holdings.file(self.data))
         self.report.check('what is on the volume is right, in order',
                           ring.ok and not ring.io_errors, str(ring))
         self.report.section(
@@ -254,7 +258,7 @@ class Act:
             text='Each dot is a record: when it arrived, and how long after '
                  'the one before. The line marks the request to migrate.')
         with self.report.step('the volume detached'):
-            self.lab.detach(self.server, self.data)
+            self.lab.servers.detach(self.server, self.data)
         self.report.check('detached: its secret is gone',
                           self._secrets(self.host) == {self.root.id})
 
@@ -273,6 +277,6 @@ def _readable(disk: Any) -> str:
 def _nothing_left(lab: cloud.Lab, report: reports.Report, act: Act) -> None:
     ours = {act.root.id, act.data.id}
     report.check('deleted: no secret, domain or mapping is left', not any(
-        ours & {secret.usageID() for secret in lab.secrets(host)} or
-        lab.hypervisor(host).listAllDomains() or lab.storage.luns(host)
-        for host in lab.hosts))
+        ours & {secret.usageID() for secret in lab.hosts.secrets(host)} or
+        lab.hosts.hypervisor(host).listAllDomains() or lab.storage.luns(host)
+        for host in lab.hosts.names))

@@ -42,7 +42,8 @@ def run(lab: cloud.Lab, report: reports.Report) -> None:
         life.hung_portal()
         life.changed_option()
     report.check('deleted: no secret or mapping is left', not any(
-        lab.storage.luns(host) or lab.secrets(host) for host in lab.hosts))
+        lab.storage.luns(host) or lab.hosts.secrets(host)
+        for host in lab.hosts.names))
     _no_block_driver(lab, report)
 
 
@@ -55,25 +56,25 @@ class Life:
         self.report = report
         self.kind = _type_for_qemu(lab, cleanup)
         with report.step('a server that writes to a volume'):
-            root = lab.create_volume('life-root', bootable=True)
-            cleanup.callback(lab.delete_volume, root)
-            self.data = lab.create_volume('life-data')
-            cleanup.callback(lab.delete_volume, self.data)
-            self.spare = lab.create_volume('life-spare',
-                                           volume_type=self.kind)
-            cleanup.callback(lab.delete_volume, self.spare)
-            self.server = lab.boot('life', root, HOST)
-            cleanup.callback(lab.delete_server, self.server)
-            lab.attach(self.server, self.data)
+            root = lab.volumes.create('life-root', bootable=True)
+            cleanup.callback(lab.volumes.delete, root)
+            self.data = lab.volumes.create('life-data')
+            cleanup.callback(lab.volumes.delete, self.data)
+            self.spare = lab.volumes.create('life-spare',
+                                            volume_type=self.kind)
+            cleanup.callback(lab.volumes.delete, self.spare)
+            self.server = lab.servers.boot('life', root, HOST)
+            cleanup.callback(lab.servers.delete, self.server)
+            lab.servers.attach(self.server, self.data)
         self.watcher = cleanup.enter_context(
-            write_watcher.Watcher(lab.backing_file(self.data)))
-        self.watcher.wait(100, cloud.PATIENCE)
+            write_watcher.Watcher(lab.holdings.file(self.data)))
+        self.watcher.wait(100, wait.PATIENCE)
 
     def _writes_on(self, title: str, act: Callable[[], object]) -> None:
         with self.report.step(title):
             act()
-            self.lab.wait_for_server(self.server, 'ACTIVE')
-            self.watcher.wait(100, cloud.PATIENCE)
+            self.lab.servers.wait_for(self.server, 'ACTIVE')
+            self.watcher.wait(100, wait.PATIENCE)
         result = self.watcher.result()
         self.report.check(f'{title}: the guest writes on',
                           result.ok and not result.io_errors, str(result))
@@ -81,7 +82,7 @@ class Life:
                           self.data.id in self._secrets())
 
     def _secrets(self) -> set[str]:
-        return {secret.usageID() for secret in self.lab.secrets(HOST)}
+        return {secret.usageID() for secret in self.lab.hosts.secrets(HOST)}
 
     def reboots(self) -> None:
         compute = self.lab.cloud.compute
@@ -97,7 +98,7 @@ class Life:
 
     def _stop_and_start(self) -> None:
         self.lab.cloud.compute.stop_server(self.server.id)
-        self.lab.wait_for_server(self.server, 'SHUTOFF')
+        self.lab.servers.wait_for(self.server, 'SHUTOFF')
         self.lab.cloud.compute.start_server(self.server.id)
 
     def again(self) -> None:
@@ -105,10 +106,10 @@ class Life:
         self._writes_on('detach and attach', self._detach_and_attach)
 
     def _detach_and_attach(self) -> None:
-        self.lab.detach(self.server, self.data)
+        self.lab.servers.detach(self.server, self.data)
         self.report.check('detached: its secret is gone',
                           self.data.id not in self._secrets())
-        self.lab.attach(self.server, self.data)
+        self.lab.servers.attach(self.server, self.data)
 
     def hung_portal(self) -> None:
         """QEMU, told of such a portal, would freeze the guest."""
@@ -125,32 +126,32 @@ class Life:
         self.report.check(
             'attaching by a portal that hangs: nothing is left of it',
             self.spare.id not in self._secrets() and
-            self.lab.lun(self.spare, HOST) is None)
+            self.lab.volumes.lun(self.spare, HOST) is None)
 
     def _refused(self) -> str:
         """Nova's reason for not attaching the spare volume."""
         self.lab.cloud.compute.create_volume_attachment(
             self.server.id, volume_id=self.spare.id)
-        self.lab.wait_for_volume(self.spare, 'available')
-        wait.until(lambda: 'no answer' in self.lab.fault(self.server),
-                   'Nova to give its reason', cloud.PATIENCE, cloud.POLL)
-        return self.lab.fault(self.server)
+        self.lab.volumes.wait_for(self.spare, 'available')
+        wait.until(lambda: 'no answer' in self.lab.servers.fault(self.server),
+                   'Nova to give its reason', wait.PATIENCE, wait.POLL)
+        return self.lab.servers.fault(self.server)
 
     def changed_option(self) -> None:
         """The option is changed while a volume is connected."""
         with self._option('host'):
             with self.report.step('detach, with the option changed to host'):
-                self.lab.detach(self.server, self.data)
+                self.lab.servers.detach(self.server, self.data)
             self.report.check(
                 'with the option changed, the detach finds QEMU\'s '
                 'initiator', self.data.id not in self._secrets() and
-                self.lab.lun(self.data, HOST) is None)
+                self.lab.volumes.lun(self.data, HOST) is None)
             with self.report.step('attach of a type that asks for qemu'):
-                self.lab.attach(self.server, self.spare)
+                self.lab.servers.attach(self.server, self.spare)
             self.report.check(
                 'a volume type has QEMU\'s initiator whatever the option',
                 self.spare.id in self._secrets())
-            self.lab.detach(self.server, self.spare)
+            self.lab.servers.detach(self.server, self.spare)
 
     @contextlib.contextmanager
     def _option(self, value: str) -> Iterator[None]:
@@ -160,11 +161,11 @@ class Life:
                                        f'{OPTION} = {value}'))
         try:
             with self.report.step(f'nova-compute with {OPTION} = {value}'):
-                self.lab.restart(SERVICE)
+                self.lab.hosts.restart(SERVICE)
             yield
         finally:
             path.write_text(before)
-            self.lab.restart(SERVICE)
+            self.lab.hosts.restart(SERVICE)
 
 
 def _type_for_qemu(lab: cloud.Lab, cleanup: contextlib.ExitStack) -> str:
@@ -193,10 +194,10 @@ def _no_block_driver(lab: cloud.Lab, report: reports.Report) -> None:
     with report.step('nova-compute without QEMU\'s iSCSI block driver'):
         lab.daemons.stop(SERVICE)
         try:
-            done = lab.run_in(HOST, ['unshare', '--mount', 'sh', '-c',
-                                     script], timeout=cloud.PATIENCE)
+            done = lab.hosts.run_in(HOST, ['unshare', '--mount', 'sh', '-c',
+                                           script], timeout=wait.PATIENCE)
         finally:
-            lab.restart(SERVICE)
+            lab.hosts.restart(SERVICE)
     said = [line for line in (done.stdout + done.stderr).splitlines()
             if 'CRITICAL' in line and 'qemu-block-extra' in line]
     report.check('without QEMU\'s iSCSI block driver nova-compute gives up '

@@ -21,36 +21,36 @@ from blockpath.machine import wait
 def run(lab: cloud.Lab, report: reports.Report) -> None:
     with contextlib.ExitStack() as cleanup:
         with report.step('two volumes, one from the guest\'s image'):
-            root = lab.create_volume('smoke-root', bootable=True)
-            cleanup.callback(lab.delete_volume, root)
-            data = lab.create_volume('smoke-data')
-            cleanup.callback(lab.delete_volume, data)
+            root = lab.volumes.create('smoke-root', bootable=True)
+            cleanup.callback(lab.volumes.delete, root)
+            data = lab.volumes.create('smoke-data')
+            cleanup.callback(lab.volumes.delete, data)
         with report.step('a server booted from one'):
-            server = lab.boot('smoke', root, network=True)
-            cleanup.callback(lab.delete_server, server)
-        host = lab.host_of(server)
+            server = lab.servers.boot('smoke', root, network=True)
+            cleanup.callback(lab.servers.delete, server)
+        host = lab.servers.host_of(server)
         with report.step('the other attached'):
-            lab.attach(server, data)
+            lab.servers.attach(server, data)
+        luns = [lab.volumes.lun(volume, host) for volume in (root, data)]
         report.check('both volumes are mapped to the server\'s host',
-                     lab.lun(root, host) and lab.lun(data, host))
-        report.check('both are known by different LUNs',
-                     lab.lun(root, host) != lab.lun(data, host))
+                     all(luns))
+        report.check('both are known by different LUNs', luns[0] != luns[1])
         # The guest finds the disk, and writes, by itself.
         with report.step('the guest has written to it'):
-            wait.until(lambda: lab.backing_file(data).stat().st_blocks,
-                       'the guest to write', cloud.PATIENCE, cloud.POLL)
+            wait.until(lambda: lab.holdings.file(data).stat().st_blocks,
+                       'the guest to write', wait.PATIENCE, wait.POLL)
         with report.step('the other detached'):
-            lab.detach(server, data)
+            lab.servers.detach(server, data)
         report.check('it is mapped nowhere', not any(
-            lab.lun(data, name) for name in lab.hosts))
+            lab.volumes.lun(data, name) for name in lab.hosts.names))
     ours = {root.id, data.id}
     report.check('neither is left mapped', not any(
-        lab.lun(volume, name) for volume in (root, data)
-        for name in lab.hosts))
+        lab.volumes.lun(volume, name) for volume in (root, data)
+        for name in lab.hosts.names))
     report.check('no secret is left', not any(
-        secret.usageID() in ours for name in lab.hosts
-        for secret in lab.secrets(name)))
+        secret.usageID() in ours for name in lab.hosts.names
+        for secret in lab.hosts.secrets(name)))
     report.check('no domain is left', not any(
-        domain.UUIDString() == server.id for name in lab.hosts
-        for domain in lab.hypervisor(name).listAllDomains()))
-    report.check('no SCSI device ever', not lab.scsi_devices())
+        domain.UUIDString() == server.id for name in lab.hosts.names
+        for domain in lab.hosts.hypervisor(name).listAllDomains()))
+    report.check('no SCSI device ever', not lab.hosts.scsi_devices())

@@ -66,11 +66,11 @@ def play(lab: cloud.Lab, report: reports.Report, mib: int = 64,
         else:
             migrated = Traveller(lab, report, cleanup, 'migrated', mib,
                                  topology.ANYWHERE)
-            migrated.travel(way, functools.partial(lab.migrate_volume,
+            migrated.travel(way, functools.partial(lab.volumes.migrate,
                                                    force_host_copy=True))
             retyped = Traveller(lab, report, cleanup, 'retyped', mib,
                                 topology.FILES)
-        retyped.travel(way, lab.retype)
+        retyped.travel(way, lab.volumes.retype)
     nothing_left(lab, report, 'deleted', before, temporary)
 
 
@@ -86,9 +86,9 @@ class Traveller:
         self.temporary = lab.holdings.temporary()
         self.others = lab.holdings.names()
         with report.step(f'a volume of type {kind} with {mib} MiB in it'):
-            self.volume = lab.create_volume(f'volumes-{name}',
-                                            volume_type=kind)
-            cleanup.callback(lab.delete_volume, self.volume)
+            self.volume = lab.volumes.create(f'volumes-{name}',
+                                             volume_type=kind)
+            cleanup.callback(lab.volumes.delete, self.volume)
             lab.holdings.write(self.volume, mib)
         self.sha256 = lab.holdings.sha256(self.volume)
         self.least = lab.holdings.allocated(self.volume)

@@ -47,7 +47,7 @@ def prepare(lab: cloud.Lab, say: tiny.Say) -> pathlib.Path:
     :returns: the folder that it is in, with passwords: mode 0700
     """
     lab.daemons.start_extras()
-    for host in lab.hosts:
+    for host in lab.hosts.names:
         add_ceph_key(lab, host)
     add_volume_types(lab)
     folder = lab.site.etc / 'tempest'
@@ -57,8 +57,9 @@ def prepare(lab: cloud.Lab, say: tiny.Say) -> pathlib.Path:
         'tempest.conf', folder=folder, network=seed.NETWORK,
         image=image(lab, say), flavors=(flavor(lab, seed.FLAVOR, 128),
                                         flavor(lab, OTHER_FLAVOR, 192)),
-        computes=len(lab.hosts), backends=BACKENDS, multiattach=MULTIATTACH,
-        dead_portal=topology.DEAD_PORTAL, blockpath=lab.site.bin('blockpath'))
+        computes=len(lab.hosts.names), backends=BACKENDS,
+        multiattach=MULTIATTACH, dead_portal=topology.DEAD_PORTAL,
+        blockpath=lab.site.bin('blockpath'))
     credentials.write_private(folder / 'tempest.conf', text)
     return folder
 
@@ -66,7 +67,7 @@ def prepare(lab: cloud.Lab, say: tiny.Say) -> pathlib.Path:
 def add_ceph_key(lab: cloud.Lab, host: str) -> None:
     """Let guests of a host use volumes on Ceph: QEMU logs in with this."""
     cluster = lab.daemons.ceph
-    hypervisor = lab.hypervisor(host)
+    hypervisor = lab.hosts.hypervisor(host)
     try:
         secret = hypervisor.secretLookupByUUIDString(cluster.identity.fsid)
     except libvirt.libvirtError:

@@ -172,7 +172,7 @@ def perform(lab: cloud.Lab, folder: pathlib.Path, regex: str | None) -> None:
     """
     console = rich.console.Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
-    with lab.configured('cinder-volume', DEFAULT=_COPIES):
+    with lab.hosts.configured('cinder-volume', DEFAULT=_COPIES):
         results = run(lab, folder, regex, console)
     console.print(f'{results.counts} in {time.monotonic() - began:.0f} s',
                   markup=False)

@@ -30,11 +30,11 @@ WORD = secrets.token_hex(8)
 class _Lab:
     """As much of a lab as is looked at."""
 
-    hosts = ('cmp1',)
+    names = ('cmp1',)
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.site = topology.Site(state=folder)
-        self.storage = self
+        self.storage = self.hosts = self
         self.words: set[str] = set()
         self.devices: list[str] = ['0:0:0:0']
 
@@ -95,7 +95,7 @@ class LookoutTestCase(testtools.TestCase):
 
     def test_password_in_a_file(self) -> None:
         places = [self.lab.site.log / 'nova.log',
-                  self.lab.root('cmp1') / 'run/tmp/note',
+                  self.lab.hosts.root('cmp1') / 'run/tmp/note',
                   self.lab.site.host('cmp1') / 'libvirt/qemu/guest.log']
         for path in places:
             path.parent.mkdir(parents=True)
