@@ -20,13 +20,13 @@ from blockpath import paths
 from blockpath.series import check as checking
 from blockpath.series import export as exporting
 from blockpath.series import fetch as fetching
+from blockpath.series import find_target
 from blockpath.series import footer
 from blockpath.series import model
-from blockpath.series import own
 from blockpath.series import progress
 from blockpath.series import refresh as refreshing
+from blockpath.series import release_hooks
 from blockpath.series import review as reviewing
-from blockpath.series import target as targets
 from blockpath.series import trees as working
 
 RELEASE = click.option(
@@ -109,7 +109,7 @@ def apply(ctx: click.Context, tree: str, to: pathlib.Path | None,
         act = working.reverse if reverse else working.apply
         result = act(series, tree, name)
     else:
-        target = targets.open_target(series, tree, name, to)
+        target = find_target.find(series, tree, name, to)
         result = target.reverse() if reverse else target.apply()
     progress.say(result.message)
     for path in result.merged:
@@ -121,7 +121,7 @@ def _status(ctx: click.Context, series: model.Series, tree: str, release: str,
     if to is None:
         state = working.status(series, tree, release)
     else:
-        state = targets.open_target(series, tree, release, to).status()
+        state = find_target.find(series, tree, release, to).status()
     detail = f' ({state.detail})' if state.detail else ''
     progress.say(f'{tree}: {state.state}{detail}')
     if state.state != 'applied':
@@ -149,7 +149,7 @@ def refresh(tree: str, force: bool, release: str | None) -> None:
     if name == series.default:
         lines = refreshing.refresh(series, tree, force)
     else:
-        lines = own.refresh(series, tree, name)
+        lines = release_hooks.refresh(series, tree, name)
     for line in lines:
         progress.say(line)
     count = len(load().patches[tree])
@@ -277,7 +277,7 @@ def check(trees: tuple[str, ...], release: str | None, each: bool,
     progress.say('the series is in order')
     if each:
         # It runs tests, and so needs more packages than all else here.
-        from blockpath.series import each as running
+        from blockpath.series import check_each as running
         running.check(series, wanted, upstream, fresh)
 
 

@@ -19,6 +19,7 @@ import types
 from blockpath import errors
 from blockpath.series import footer
 from blockpath.series import git
+from blockpath.series import git_target
 from blockpath.series import model
 from blockpath.series import plan
 from blockpath.series import target
@@ -112,8 +113,8 @@ def _commits(repository: git.Git, base: str,
              steps: list[plan.Step]) -> list[str]:
     commits = [base]
     for step in steps:
-        commits.append(target.commit(repository, commits[-1], [step],
-                                     committer_is_author=True))
+        commits.append(git_target.commit(repository, commits[-1], [step],
+                                         committer_is_author=True))
     return commits
 
 

@@ -25,9 +25,9 @@ import re
 
 from blockpath import errors
 from blockpath.series import git
+from blockpath.series import git_target
 from blockpath.series import model
 from blockpath.series import plan
-from blockpath.series import target
 
 #: A change as review.opendev.org shows it: with or without its project.
 _URL = re.compile(r'https?://[^/\s]+/(?:c/[^\s+]+/\+/|#/c/)?\d+/?')
@@ -51,9 +51,9 @@ def change_id(patch: model.Patch) -> str:
 def signer(repository: git.Git) -> str:
     """Name and address for Signed-off-by, from git's configuration.
 
-    :raises target.TargetError: git knows no committer
+    :raises TargetError: git knows no committer
     """
-    target.refuse_anonymous(repository)
+    git_target.refuse_anonymous(repository)
     who = repository.run('var', 'GIT_COMMITTER_IDENT', isolated=False)
     return who.decode().rpartition('>')[0] + '>'
 

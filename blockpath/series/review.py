@@ -22,8 +22,10 @@ import itertools
 import pathlib
 
 from blockpath import errors
+from blockpath.series import find_target
 from blockpath.series import footer
 from blockpath.series import git
+from blockpath.series import git_target
 from blockpath.series import model
 from blockpath.series import plan
 from blockpath.series import target
@@ -56,8 +58,8 @@ class Review:
 
     def __init__(self, series: model.Series, tree: str, release: str,
                  folder: pathlib.Path, branch: str) -> None:
-        if not isinstance(target.open_target(series, tree, release, folder),
-                          target.GitTarget):
+        if not isinstance(find_target.find(series, tree, release, folder),
+                          git_target.GitTarget):
             raise ReviewError(f'{folder} is no git repository; git review '
                               f'needs a clone of upstream')
         self.series = series
@@ -82,12 +84,12 @@ class Review:
             nothing to send
         :raises plan.PlanError: a patch does not fit; nothing was changed
         """
-        target.refuse_busy(self.git)
+        git_target.refuse_busy(self.git)
         who = footer.signer(self.git)
         base = self._base(onto)
         old = self._own_tip()
         planner = plan.Planner(self.series, self.tree, self.release)
-        steps = planner.plan(target.reader_at(self.git, base))
+        steps = planner.plan(git_target.reader_at(self.git, base))
         wanted = [footer.signed(self.series, self.git, step, who, urls)
                   for step in steps if step.effective]
         if not wanted:
@@ -139,8 +141,8 @@ class Review:
 
         Gerrit makes a patch set of every commit that has another id.
         """
-        tip = target.commit(self.git, base, wanted,
-                            committer_is_author=False)
+        tip = git_target.commit(self.git, base, wanted,
+                                committer_is_author=False)
         if not old or self._records()[self.branch]['base'] != base:
             return tip
         pairs = zip(trees.commits(self.git, old, base),
@@ -148,8 +150,8 @@ class Review:
         same = sum(1 for _ in itertools.takewhile(
             lambda pair: pair[0] == pair[1], pairs))
         kept = [base, *self.git.commits(base, old)][same]
-        return target.commit(self.git, kept, wanted[same:],
-                             committer_is_author=False)
+        return git_target.commit(self.git, kept, wanted[same:],
+                                 committer_is_author=False)
 
     def _move(self, old: str, base: str, tip: str) -> None:
         with git.uninterrupted():

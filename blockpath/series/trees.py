@@ -23,6 +23,7 @@ import shutil
 from blockpath import errors
 from blockpath.series import fetch
 from blockpath.series import git
+from blockpath.series import git_target
 from blockpath.series import model
 from blockpath.series import plan
 from blockpath.series import progress
@@ -113,8 +114,8 @@ def build(series: model.Series, tree: str, release: str,
     """Make the series' commits on ``base``; returns the last one's id."""
     steps = plan.Planner(series, tree, release).plan(
         plan.reader_of(series.base(tree, release)))
-    return target.commit(repository, repository.commit_of(BASE), steps,
-                         committer_is_author=True)
+    return git_target.commit(repository, repository.commit_of(BASE), steps,
+                             committer_is_author=True)
 
 
 def apply(series: model.Series, tree: str, release: str) -> target.Result:

@@ -19,6 +19,7 @@ import time
 
 import fixtures
 
+from blockpath.series import find_target
 from blockpath.series import git
 from blockpath.series import plan
 from blockpath.series import refresh
@@ -34,7 +35,7 @@ class ApplyCase(base.CheckoutCase):
         self.two_patches()
 
     def open(self, folder: pathlib.Path):
-        return target.open_target(self.series, 'nova', base.RELEASE, folder)
+        return find_target.find(self.series, 'nova', base.RELEASE, folder)
 
     def apply(self, folder: pathlib.Path) -> target.Result:
         return self.open(folder).apply()
@@ -252,7 +253,7 @@ class AtomicTest(ApplyCase):
         folder = self.unpack()
         script = (
             'import os, pathlib, sys, time\n'
-            'from blockpath.series import model, target\n'
+            'from blockpath.series import find_target, model, target\n'
             'replace = target.replace\n'
             'def slow(path, file):\n'
             '    replace(path, file)\n'
@@ -260,8 +261,8 @@ class AtomicTest(ApplyCase):
             '    time.sleep(60)\n'
             'target.replace = slow\n'
             'series = model.Series(pathlib.Path(sys.argv[1]))\n'
-            'target.open_target(series, "nova", "2026.2",\n'
-            '                   pathlib.Path(sys.argv[2])).apply()\n')
+            'find_target.find(series, "nova", "2026.2",\n'
+            '                 pathlib.Path(sys.argv[2])).apply()\n')
         process = subprocess.Popen(
             [sys.executable, '-c', script, self.root, folder],
             stdout=subprocess.PIPE, cwd=pathlib.Path(__file__).parents[3])
@@ -338,7 +339,7 @@ class OffsetTest(base.CheckoutCase):
             'import os\n', 'import os\n\n\ndef plug(volume):\n'
             '    connect(volume)\n    return True\n')
         (folder / 'nova/driver.py').write_text(shifted)
-        target.open_target(self.series, 'nova', base.RELEASE, folder).apply()
+        find_target.find(self.series, 'nova', base.RELEASE, folder).apply()
         text = (folder / 'nova/driver.py').read_text()
         self.assertIn('def swap(volume):\n    connect(volume)\n'
                       '    log(volume)\n', text)
@@ -363,7 +364,7 @@ class OffsetTest(base.CheckoutCase):
         (folder / 'nova/driver.py').write_text(base.DRIVER.replace(
             'def swap(volume):\n    connect(volume)\n    return True\n\n\n',
             ''))
-        self.assert_says(plan.PlanError, 'hunk 1 of 1', target.open_target(
+        self.assert_says(plan.PlanError, 'hunk 1 of 1', find_target.find(
             self.series, 'nova', base.RELEASE, folder).apply)
 
 

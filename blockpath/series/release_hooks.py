@@ -19,10 +19,10 @@ call, its own hook brings that.
 import pathlib
 
 from blockpath.series import git
+from blockpath.series import git_target
 from blockpath.series import model
 from blockpath.series import plan
 from blockpath.series import refresh as refreshing
-from blockpath.series import target
 from blockpath.series import trees
 
 
@@ -84,8 +84,8 @@ def _refuse_others(series: model.Series, tree: str, release: str,
 def _is_merged(planner: plan.Planner, index: int, one: refreshing.Rendered,
                repository: git.Git, commit: str) -> bool:
     """Does the common hook give this very commit?"""
-    before = target.reader_at(repository, f'{commit}^')
-    after = target.reader_at(repository, commit)
+    before = git_target.reader_at(repository, f'{commit}^')
+    after = git_target.reader_at(repository, commit)
     try:
         step = planner.step(index, before)
     except plan.PlanError:

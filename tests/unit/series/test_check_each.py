@@ -15,7 +15,7 @@ import re
 import fixtures
 
 from blockpath.console import suite
-from blockpath.series import each
+from blockpath.series import check_each
 from blockpath.series import git
 from blockpath.series import model
 from blockpath.series import refresh
@@ -71,8 +71,9 @@ class EachTest(base.CheckoutCase):
         self.stdout.seek(0)
         self.stdout.truncate()
         try:
-            each.check(self.series, ['nova'], options.get('upstream', False),
-                       options.get('fresh', False))
+            check_each.check(self.series, ['nova'],
+                             options.get('upstream', False),
+                             options.get('fresh', False))
         finally:
             self.stdout.seek(0)
             self.lines = [
@@ -82,7 +83,7 @@ class EachTest(base.CheckoutCase):
         return self.lines
 
     def fails(self, **options: bool) -> list[str]:
-        error = self.assertRaises(each.EachError, self.check, **options)
+        error = self.assertRaises(check_each.EachError, self.check, **options)
         self.assertIn('.log', error.message)
         return self.lines
 
@@ -210,7 +211,7 @@ class UpstreamsTest(base.TestCase):
 
     def upstreams(self, *hooked: str) -> set[str]:
         commit = self.commit(*hooked)
-        return each.upstreams(self.git, each.Commit(
+        return check_each.upstreams(self.git, check_each.Commit(
             'cinder', 1, commit, (model.Patch('cinder', 'x'),), True))
 
     def test_upstreams(self):

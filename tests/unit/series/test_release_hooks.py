@@ -15,9 +15,9 @@ import pathlib
 from blockpath.series import check
 from blockpath.series import fetch
 from blockpath.series import git
-from blockpath.series import own
 from blockpath.series import plan
 from blockpath.series import refresh
+from blockpath.series import release_hooks
 from blockpath.series import trees
 from tests.unit.series import base
 
@@ -61,7 +61,7 @@ class OwnTest(base.CheckoutCase):
         repository.run('cherry-pick', 'FETCH_HEAD')
 
     def refresh(self) -> list[str]:
-        return own.refresh(self.series, 'nova', OLD)
+        return release_hooks.refresh(self.series, 'nova', OLD)
 
     def test_conflicts_without(self):
         self.assert_says(plan.PlanError, 'conflicts with line', trees.apply,
