@@ -12,6 +12,7 @@
 """Show what a lab is doing: live on a terminal, a line a step elsewhere."""
 
 import sys
+import threading
 import time
 from typing import TextIO
 
@@ -20,29 +21,64 @@ import rich.live
 import rich.spinner
 import rich.text
 
+#: Seconds after which a step that still runs gets a line of its own.
+SLOW_S = 2.0
+
+
+def _failure(name: str, seconds: float) -> str:
+    return f'FAILED in step {name!r} after {seconds:.1f} s'
+
 
 class Plain:
-    """A line for each step that is done."""
+    """A line for each step that has ended; before it one for a slow step."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._started = time.monotonic()
+        self._lock = threading.Lock()
+        #: One for each step that runs; several steps may share a name.
+        self._timers: dict[str, list[threading.Timer]] = {}
 
     def __enter__(self) -> 'Plain':
         return self
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        for name in list(self._timers):
+            while self._timers[name]:
+                self._stop_timer(name)
 
     def say(self, text: str) -> None:
+        with self._lock:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
         elapsed = time.monotonic() - self._started
         print(f'{elapsed:6.1f} s  {text}', file=self._out, flush=True)
 
     def started(self, name: str) -> None:
-        pass
+        timer = threading.Timer(SLOW_S, self._announce, (name,))
+        timer.daemon = True
+        with self._lock:
+            self._timers.setdefault(name, []).append(timer)
+        timer.start()
+
+    def _announce(self, name: str) -> None:
+        with self._lock:
+            # The step may have ended while this waited for the lock.
+            if self._timers[name]:
+                self._print(f'{name} ...')
+
+    def _stop_timer(self, name: str) -> None:
+        with self._lock:
+            self._timers[name].pop(0).cancel()
 
     def done(self, name: str, seconds: float) -> None:
+        self._stop_timer(name)
         self.say(f'{name} ({seconds:.1f} s)')
+
+    def failed(self, name: str, seconds: float) -> None:
+        self._stop_timer(name)
+        self.say(_failure(name, seconds))
 
 
 class Live:
@@ -69,10 +105,16 @@ class Live:
         self._show()
 
     def done(self, name: str, seconds: float) -> None:
-        self._running.remove(name)
-        self._live.console.print(rich.text.Text.assemble(
+        self._ended(name, rich.text.Text.assemble(
             ('\N{CHECK MARK} ', 'green'), name,
             (f'  {seconds:.1f} s', 'dim')))
+
+    def failed(self, name: str, seconds: float) -> None:
+        self._ended(name, rich.text.Text(_failure(name, seconds), 'red'))
+
+    def _ended(self, name: str, line: rich.text.Text) -> None:
+        self._running.remove(name)
+        self._live.console.print(line)
         self._show()
 
     def _show(self) -> None:

@@ -129,6 +129,9 @@ class Output(Protocol):
     def done(self, name: str, seconds: float) -> None:
         ...
 
+    def failed(self, name: str, seconds: float) -> None:
+        ...
+
 
 class Report:
     """What a run finds, as it goes and as files afterwards.
@@ -150,10 +153,14 @@ class Report:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Show that something is being done, and how long it took."""
+        """Show that something is being done, how it ends, and when."""
         started = time.monotonic()
         self._output.started(name)
-        yield
+        try:
+            yield
+        except BaseException:
+            self._output.failed(name, time.monotonic() - started)
+            raise
         self._output.done(name, time.monotonic() - started)
 
     @contextlib.contextmanager

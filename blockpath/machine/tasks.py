@@ -34,12 +34,15 @@ class Task:
 
 
 class Report(Protocol):
-    """Is told what happens."""
+    """Shows which steps begin and end."""
 
     def started(self, name: str) -> None:
         ...
 
     def done(self, name: str, seconds: float) -> None:
+        ...
+
+    def failed(self, name: str, seconds: float) -> None:
         ...
 
 
@@ -55,7 +58,7 @@ def run_all(tasks: Iterable[Task], report: Report) -> None:
     if unknown:
         raise ValueError(f'no such tasks: {", ".join(sorted(unknown))}')
     done: set[str] = set()
-    running: dict[concurrent.futures.Future[float], str] = {}
+    running: dict[concurrent.futures.Future[float], tuple[str, float]] = {}
     wait.cancelled.clear()
     with concurrent.futures.ThreadPoolExecutor(len(waiting)) as executor:
         try:
@@ -64,13 +67,16 @@ def run_all(tasks: Iterable[Task], report: Report) -> None:
                              if done.issuperset(task.needs)]:
                     report.started(name)
                     task = waiting.pop(name)
-                    running[executor.submit(_timed, task)] = name
+                    running[executor.submit(_timed, task)] = (
+                        name, time.monotonic())
                 if not running:
                     raise ValueError('tasks wait for each other: '
                                      f'{", ".join(sorted(waiting))}')
                 for future in concurrent.futures.wait(
                         running, return_when='FIRST_COMPLETED').done:
-                    name = running.pop(future)
+                    name, began = running.pop(future)
+                    if future.exception():
+                        report.failed(name, time.monotonic() - began)
                     report.done(name, future.result())
                     done.add(name)
         except BaseException:

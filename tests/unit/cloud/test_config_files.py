@@ -138,6 +138,9 @@ class TestTable(lab_base.LabTest):
             def done(self, name: str, seconds: float) -> None:
                 pass
 
+            def failed(self, name: str, seconds: float) -> None:
+                pass
+
         tasks.run_all(
             [dataclasses.replace(task, run=lambda: None)
              for task in start.Start(self.site, print).tasks()], Silent())

@@ -26,7 +26,8 @@ class ReportTest(base.TestCase):
 
     def setUp(self):
         super().setUp()
-        self.report = reports.Report(progress.Plain(io.StringIO()),
+        self.out = io.StringIO()
+        self.report = reports.Report(progress.Plain(self.out),
                                      pathlib.Path(self.temp))
 
     def table(self):
@@ -52,6 +53,16 @@ class ReportTest(base.TestCase):
                      'holds throughout'):
             self.assertIn(text, table)
         self.assertNotIn('works', table)
+
+    def test_a_step_that_fails_is_named(self):
+        def play():
+            with self.report.step('the outer'), \
+                    self.report.step('the inner'):
+                raise KeyError
+
+        self.assertRaises(KeyError, play)
+        self.assertIn("FAILED in step 'the inner' after", self.out.getvalue())
+        self.assertNotIn('the inner (', self.out.getvalue())
 
     def test_an_act_that_is_broken_off_is_shown(self):
         def play():

@@ -29,6 +29,9 @@ class Recorder:
     def done(self, name: str, seconds: float) -> None:
         self.order.append(f'-{name}')
 
+    def failed(self, name: str, seconds: float) -> None:
+        self.order.append(f'!{name}')
+
 
 class TestRunAll(testtools.TestCase):
 
@@ -66,6 +69,7 @@ class TestRunAll(testtools.TestCase):
             tasks.Task('fail', fail),
             tasks.Task('later', lambda: later.append('ran'), ('linger',)))
         self.assertEqual(('why',), error.args)
+        self.assertEqual(['+linger', '+fail', '!fail'], self.report.order)
         self.assertEqual([], later)
 
     def test_unknown_need(self) -> None:
