@@ -27,6 +27,7 @@ import signal
 import sys
 from typing import IO
 
+from blockpath.console import progress
 from blockpath.console import suite
 from blockpath import paths
 from blockpath import scenarios
@@ -53,10 +54,10 @@ def main(arguments: list[str]) -> int:
     under = tree_checks.Trees(series, wanted.release)
     total = suite.Counts()
     failures = []
-    with suite.alone():
+    with suite.alone(), progress.report() as display:
         suite.clear_logs()
         for step in steps(under, bool(wanted.quick)):
-            counts = suite.run_step(step)
+            counts = suite.run_step(step, display)
             total += counts
             if counts.failed:
                 failures.append(step.name)

@@ -56,7 +56,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(keep: bool = False
-            ) -> 'Iterator[tuple[cloud.Lab, progress.Plain | progress.Live]]':
+            ) -> 'Iterator[tuple[cloud.Lab, progress.Display]]':
     """A lab: the one that is up, or one that is started for the block.
 
     This thread is on the control host then.

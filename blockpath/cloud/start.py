@@ -252,7 +252,7 @@ class Start:
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
-def up(site: topology.Site, report: progress.Plain | progress.Live) -> bool:
+def up(site: topology.Site, report: progress.Display) -> bool:
     """Start a lab and return when it serves.
 
     What a killed lab left is cleared first. On failure and on interruption

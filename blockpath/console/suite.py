@@ -35,13 +35,11 @@ import types
 from typing import Any
 from typing import IO
 
-import rich.console
-import rich.markup
-import rich.status
 import subunit
 import testtools
 from testtools.testresult import real
 
+from blockpath.console import progress
 from blockpath import errors
 from blockpath import paths
 
@@ -49,8 +47,6 @@ LOGS = paths.BUILD / 'tests'
 _LOCK = '.lock'
 #: How many lines of a failed step's log the terminal repeats.
 TAIL = 30
-#: Seconds between two lines about a step that runs, without a terminal.
-HEARTBEAT = 30.0
 #: As upstream's tox.ini sets them; C.UTF-8 is on every machine. Upstream runs
 #: Nova with and without eventlet. Without is how nova-compute starts by
 #: default; with it the functional tests hang on some machines.
@@ -125,65 +121,34 @@ def clear_logs() -> None:
             path.unlink()
 
 
-def run_step(step: Step) -> Counts:
+def run_step(step: Step, display: progress.Display) -> Counts:
     """Run one step and show how far it is. Raises on Ctrl-C only."""
-    console = rich.console.Console(highlight=False, soft_wrap=True)
-    began = time.monotonic()
-    progress = Progress(console, step.name)
     path = LOGS / f'{step.name}.log'
-    with progress, path.open('w', encoding='utf-8', errors='replace') as log:
-        try:
-            counts = step.work(log, progress.update)
-        except Exception as exc:
-            print(f'{type(exc).__name__}: {exc}', file=log)
-            counts = Counts(failed=1)
-    outcome = 'FAILED' if counts.failed else 'ok'
-    console.print(f'{step.name}: {outcome}, {counts} '
-                  f'({time.monotonic() - began:.0f} s)', markup=False)
-    if counts.failed:
-        for line in path.read_text('utf-8').splitlines()[-TAIL:]:
-            console.print(f'    {line}', markup=False)
+    display.started(step.name)
+    began = time.monotonic()
+    counts = Counts()
+
+    def update(so_far: Counts) -> None:
+        display.update(step.name, str(so_far))
+
+    try:
+        with path.open('w', encoding='utf-8', errors='replace') as log:
+            try:
+                counts = step.work(log, update)
+            except Exception as exc:
+                print(f'{type(exc).__name__}: {exc}', file=log)
+                counts = Counts(failed=1)
+    except BaseException:
+        display.failed(step.name, time.monotonic() - began)
+        raise
+    seconds = time.monotonic() - began
+    if not counts.failed:
+        display.done(step.name, seconds, str(counts))
+        return counts
+    display.failed(step.name, seconds, str(counts))
+    tail = path.read_text('utf-8').splitlines()[-TAIL:]
+    display.say('\n'.join(f'    {line}' for line in tail))
     return counts
-
-
-class Progress:
-    """A live line on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, console: rich.console.Console, name: str) -> None:
-        self._console = console
-        self._name = name
-        self._text = f'{name} ...'
-        self._began = time.monotonic()
-        self._status: rich.status.Status | None = None
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> 'Progress':
-        if self._console.is_terminal:
-            self._status = self._console.status(self._text)
-            self._status.start()
-        else:
-            self._console.print(self._text, markup=False)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        if self._status:
-            self._status.stop()
-
-    def update(self, counts: Counts) -> None:
-        self._text = f'{self._name}: {counts}'
-
-    def _beat(self) -> None:
-        interval = 0.5 if self._status else HEARTBEAT
-        while not self._ended.wait(interval):
-            text = f'{self._text} ({time.monotonic() - self._began:.0f} s)'
-            if self._status:
-                self._status.update(rich.markup.escape(text))
-            else:
-                self._console.print(text, markup=False)
 
 
 class Child:

@@ -29,12 +29,12 @@ import shutil
 import sys
 from typing import IO
 
+from blockpath.console import progress
 from blockpath.console import suite
 from blockpath import errors
 from blockpath.series import fetch
 from blockpath.series import git
 from blockpath.series import model
-from blockpath.series import progress
 from blockpath.series import target
 from blockpath.series import tree_checks
 from blockpath.series import trees
@@ -89,12 +89,12 @@ def check(series: model.Series, wanted: list[str], upstream: bool,
     :raises EachError: a commit failed
     """
     failed = []
-    with suite.alone():
+    with suite.alone(), progress.report() as display:
         for tree in wanted:
             with _clone(series, tree) as clone:
                 for commit in _commits(series, tree, upstream):
                     _add_needed(series, clone, commit)
-                    if not _one(series, clone, commit, fresh):
+                    if not _one(series, clone, commit, fresh, display):
                         failed.append(commit.name)
     if failed:
         raise EachError(f'{len(failed)} commits do not pass by themselves; '
@@ -151,18 +151,18 @@ def _add_needed(series: model.Series, clone: git.Git,
 
 
 def _one(series: model.Series, clone: git.Git, commit: Commit,
-         fresh: bool) -> bool:
+         fresh: bool, display: progress.Display) -> bool:
     note = series.root / '.cache' / 'each' / commit.tree / f'{commit.id}.json'
     on = _on(series, commit)
     known = target.read_json(note)
     if not fresh and known.get('on') == on and (
             known['upstream'] or not commit.upstream):
-        progress.say(f'{commit.name}: ok, {known["counts"]} (kept)')
+        display.say(f'{commit.name}: {known["counts"]} (kept)')
         return True
     clone.run('checkout', '--quiet', '--force', '--detach', commit.id)
     clone.run('clean', '--quiet', '-d', '-x', '--force')
-    counts = suite.run_step(suite.Step(commit.name,
-                                       _work(series, clone, commit)))
+    counts = suite.run_step(
+        suite.Step(commit.name, _work(series, clone, commit)), display)
     if counts.failed:
         return False
     target.write_json(note, {'on': on, 'upstream': commit.upstream,

@@ -15,6 +15,7 @@ import pathlib
 
 import click
 
+from blockpath.console import progress
 from blockpath import errors
 from blockpath import paths
 from blockpath.series import check as checking
@@ -23,7 +24,6 @@ from blockpath.series import fetch as fetching
 from blockpath.series import find_target
 from blockpath.series import footer
 from blockpath.series import model
-from blockpath.series import progress
 from blockpath.series import refresh as refreshing
 from blockpath.series import release_hooks
 from blockpath.series import review as reviewing

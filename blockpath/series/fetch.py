@@ -25,9 +25,9 @@ import tarfile
 import tempfile
 import zlib
 
+from blockpath.console import progress
 from blockpath import errors
 from blockpath.series import model
-from blockpath.series import progress
 
 
 class FetchError(errors.BlockpathError):

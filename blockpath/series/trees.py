@@ -20,13 +20,13 @@ import os
 import pathlib
 import shutil
 
+from blockpath.console import progress
 from blockpath import errors
 from blockpath.series import fetch
 from blockpath.series import git
 from blockpath.series import git_target
 from blockpath.series import model
 from blockpath.series import plan
-from blockpath.series import progress
 from blockpath.series import target
 
 BASE = 'base'

@@ -67,6 +67,25 @@ class PlainTest(testtools.TestCase):
         self.assertEqual(['boot (0.0 s)', 'boot ...', 'boot (0.5 s)'],
                          self.lines())
 
+    def test_a_long_step_has_a_line_now_and_then(self) -> None:
+        with mock.patch.object(progress, 'HEARTBEAT_S', 0.1), \
+                progress.Plain(self.out) as plain:
+            plain.started('long')
+            time.sleep(0.1)
+            plain.update('long', '5 of 9')
+            time.sleep(0.5)
+            plain.done('long', 0.6, '9 of 9')
+        first, *middle, last = self.lines()
+        self.assertEqual(('long ...', 'long: 9 of 9 (0.6 s)'), (first, last))
+        self.assertRegex(middle[-1], r'^long: 5 of 9 \.\.\. \(\d+ s\)$')
+
+    def test_a_failure_has_its_detail(self) -> None:
+        with progress.Plain(self.out) as plain:
+            plain.started('unit')
+            plain.failed('unit', 3.0, '1 failed')
+        self.assertEqual(["FAILED in step 'unit' after 3.0 s: 1 failed"],
+                         self.lines())
+
     def test_nothing_after_the_end(self) -> None:
         with progress.Plain(self.out) as plain:
             plain.started('broken off')
@@ -87,3 +106,51 @@ class LiveTest(testtools.TestCase):
             live.done('another', 1.0)
         self.assertIn("FAILED in step 'booting' after 3.0 s", out.getvalue())
         self.assertIn('another  1.0 s', out.getvalue())
+
+    def test_how_far_a_step_is(self) -> None:
+        out = io.StringIO()
+        console = rich.console.Console(file=out, force_terminal=True,
+                                       width=80, color_system=None)
+        with mock.patch.object(progress, 'SLOW_S', 0.1), \
+                progress.Live(console) as live:
+            live.started('one')
+            live.started('two')
+            live.update('two', '5 of 9')
+            time.sleep(0.6)
+            self.assertRegex(out.getvalue(),
+                             r'one \(\d+ s\), two: 5 of 9 \(\d+ s\)')
+
+    def test_a_step_that_has_ended_is_shown_no_more(self) -> None:
+        out = io.StringIO()
+        console = rich.console.Console(file=out, force_terminal=True,
+                                       width=80, color_system=None)
+        with progress.Live(console) as live:
+            live.started('one')
+            live.done('one', 1.0)
+            live.say('after it')
+        # The line of the spinner comes after each line that is printed.
+        self.assertNotIn('one', out.getvalue().partition('after it')[2])
+
+
+class WorkingTest(testtools.TestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.err = io.StringIO()
+        patcher = mock.patch.object(progress.sys, 'stderr', self.err)
+        patcher.start()
+        self.addCleanup(patcher.stop)
+
+    def test_a_step(self) -> None:
+        with progress.working('unpacking'):
+            pass
+        self.assertEqual('unpacking (0.0 s)\n', self.err.getvalue())
+
+    def test_what_fails_or_is_interrupted_is_not_done(self) -> None:
+        for error in (OSError, KeyboardInterrupt):
+            def work() -> None:
+                with progress.working('unpacking'):
+                    raise error
+            self.assertRaises(error, work)
+        self.assertEqual("FAILED in step 'unpacking' after 0.0 s\n" * 2,
+                         self.err.getvalue())

@@ -20,9 +20,11 @@ import subprocess
 import sys
 import textwrap
 import time
+from unittest import mock
 
 import fixtures
 
+from blockpath.console import progress
 from blockpath.console import suite
 from tests.unit.series import base
 from tests.unit import signals
@@ -115,6 +117,14 @@ class SuiteTest(Case):
 
 class StepTest(Case):
 
+    def setUp(self):
+        super().setUp()
+        self.output = io.StringIO()
+
+    def run_step(self, name: str, work: suite.Work) -> suite.Counts:
+        with progress.Plain(self.output, clock=False) as display:
+            return suite.run_step(suite.Step(name, work), display)
+
     def test_command(self):
         for code, wanted in ((0, suite.Counts(passed=1)),
                              (3, suite.Counts(failed=1))):
@@ -124,22 +134,43 @@ class StepTest(Case):
             self.assertIn('said', log)
 
     def test_failed_step_shows_its_end(self):
-        output = io.StringIO()
-        self.useFixture(fixtures.MonkeyPatch('sys.stdout', output))
-        counts = suite.run_step(suite.Step('doomed', suite.command(
+        counts = self.run_step('doomed', suite.command(
             sys.executable, '-c', 'print("[first]\\n" * 99 + "the end"); '
-            'exit(1)')))
+            'exit(1)'))
         self.assertEqual(suite.Counts(failed=1), counts)
-        self.assertIn('doomed: FAILED', output.getvalue())
-        self.assertIn('the end', output.getvalue())
-        self.assertTrue(output.getvalue().count('[first]') < 40)
+        output = self.output.getvalue()
+        self.assertRegex(output, r"FAILED in step 'doomed' after \S+ s: 0 "
+                                 'passed, 1 failed')
+        self.assertNotIn('doomed: ', output)
+        self.assertIn('    the end\n', output)
+        self.assertTrue(output.count('[first]') < 40)
+
+    def test_passed_step_shows_its_counts(self):
+        self.run_step('good', lambda log, update: suite.Counts(5, 0, 2))
+        self.assertRegex(self.output.getvalue(), r'^good: 5 passed, 0 failed, '
+                                                 r'2 skipped \(0\.\d s\)\n$')
+
+    def test_counts_so_far_are_shown(self):
+        def work(log, update):
+            update(suite.Counts(5))
+            time.sleep(0.5)
+            return suite.Counts(6)
+        with mock.patch.object(progress, 'SLOW_S', 0.1):
+            self.run_step('slow', work)
+        self.assertIn('slow: 5 passed, 0 failed, 0 skipped ...\n',
+                      self.output.getvalue())
+
+    def test_interrupted_step_has_failed(self):
+        def work(log, update):
+            raise KeyboardInterrupt
+        self.assertRaises(KeyboardInterrupt, self.run_step, 'broken', work)
+        self.assertRegex(self.output.getvalue(),
+                         r"^FAILED in step 'broken' after 0\.\d s\n$")
 
     def test_step_that_raises(self):
         def work(log, update):
             raise RuntimeError('broken')
-        self.useFixture(fixtures.MonkeyPatch('sys.stdout', io.StringIO()))
-        self.assertEqual(1, suite.run_step(
-            suite.Step('x', work)).failed)
+        self.assertEqual(1, self.run_step('x', work).failed)
         self.assertIn('broken', (self.logs / 'x.log').read_text())
 
     def test_ctrl_c_leaves_no_child(self):

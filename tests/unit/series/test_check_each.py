@@ -77,9 +77,12 @@ class EachTest(base.CheckoutCase):
         finally:
             self.stdout.seek(0)
             self.lines = [
-                ' '.join(match.groups('')) for match in re.finditer(
-                    r'^nova-(\d+)-\S+: (ok|FAILED), (\d+) passed, (\d+) '
-                    r'failed, .*?( \(kept\))?$', self.stdout.read(), re.M)]
+                f'{match[2] or match[3]} {"FAILED" if match[1] else "ok"} '
+                f'{match[4]} {match[5]} {match[6] or ""}'
+                for match in re.finditer(
+                    r"  (?:(FAILED) in step 'nova-(\d+)-.* s|nova-(\d+)-\S+): "
+                    r'(\d+) passed, (\d+) failed, .*?( \(kept\))?$',
+                    self.stdout.read(), re.M)]
         return self.lines
 
     def fails(self, **options: bool) -> list[str]:
