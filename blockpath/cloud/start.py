@@ -26,10 +26,10 @@ from blockpath.cloud import seed
 from blockpath.cloud import services
 from blockpath.console import progress
 from blockpath.daemons import ceph
+from blockpath.guests import kvm
 from blockpath.guests import tiny
 from blockpath.machine import credentials
 from blockpath.machine import errors
-from blockpath.machine import kvm
 from blockpath.machine import namespaces
 from blockpath.machine import tasks
 from blockpath.machine import topology

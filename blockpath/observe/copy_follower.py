@@ -19,9 +19,9 @@ import warnings
 
 from oslo_config import cfg
 
-from blockpath.cloud import cloud
 from blockpath.machine import errors
 from blockpath.machine import topology
+from blockpath.observe import volume_content
 
 with warnings.catch_warnings():
     # It may be imported; nothing here runs on it.
@@ -115,8 +115,9 @@ class Growth:
     :ivar samples: times, in seconds of ``time.monotonic()``, and bytes
     """
 
-    def __init__(self, lab: cloud.Lab, volume: Any) -> None:
-        self._lab = lab
+    def __init__(self, holdings: volume_content.Holdings,
+                 volume: Any) -> None:
+        self._holdings = holdings
         self.volume = volume
         self.samples: list[tuple[float, int]] = []
         self._ended = threading.Event()
@@ -138,7 +139,7 @@ class Growth:
     def _watch(self) -> None:
         while not self._ended.is_set():
             try:
-                stored = self._lab.holdings.allocated(self.volume)
+                stored = self._holdings.allocated(self.volume)
             except (errors.LabError, FileNotFoundError):
                 return
             self.samples.append((time.monotonic(), stored))

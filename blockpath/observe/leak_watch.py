@@ -23,9 +23,10 @@ import pathlib
 import stat
 import threading
 import time
+from typing import Protocol
 
-from blockpath.cloud import cloud
 from blockpath.console import report as reports
+from blockpath.machine import topology
 
 #: Seconds between two looks at all processes: a process that lives shorter
 #: than this may be missed, one that logs in to a target does not.
@@ -37,6 +38,44 @@ _TEMPORARY = ('/tmp', '/var/tmp')
 _LARGEST = 16 << 20
 
 
+class Hosts(Protocol):
+    """The hosts of a lab."""
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Names of the compute hosts."""
+        ...
+
+    def root(self, host: str) -> pathlib.Path:
+        ...
+
+    def scsi_devices(self) -> Iterable[str]:
+        ...
+
+
+class Storage(Protocol):
+    """The targets of a lab."""
+
+    def passwords(self) -> Iterable[str]:
+        ...
+
+
+class Lab(Protocol):
+    """The parts of a lab that are watched."""
+
+    @property
+    def site(self) -> topology.Site:
+        ...
+
+    @property
+    def hosts(self) -> Hosts:
+        ...
+
+    @property
+    def storage(self) -> Storage:
+        ...
+
+
 class Lookout:
     """Watches command lines and SCSI devices until its block ends.
 
@@ -45,7 +84,7 @@ class Lookout:
     :ivar looks: how often everything was looked at
     """
 
-    def __init__(self, lab: cloud.Lab, passwords: Collection[str]) -> None:
+    def __init__(self, lab: Lab, passwords: Collection[str]) -> None:
         """:param passwords: beside those of the targets, as they come"""
         self._lab = lab
         self._passwords = {word.encode() for word in passwords}

@@ -218,7 +218,7 @@ class Act:
         self.lab.volumes.start_migration(self.volume, backend,
                                          force_host_copy=True)
         destination = self.lab.volumes.destination(self.volume)
-        with copy_follower.Growth(self.lab, destination) as growth:
+        with copy_follower.Growth(self.lab.holdings, destination) as growth:
             yield course, growth
         course.samples = growth.samples
         course.told = [(word.at, word.written, word.rate) for word in

@@ -24,8 +24,8 @@ from typing import Any
 
 from blockpath.guests.debian import agent
 from blockpath.guests.debian import image
+from blockpath.guests import kvm
 from blockpath.machine import errors
-from blockpath.machine import kvm
 from blockpath.machine import wait
 from blockpath import paths
 

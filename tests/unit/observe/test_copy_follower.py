@@ -79,9 +79,9 @@ class TestGrowth(lab_base.LabTest):
                 raise errors.LabError('no such image')
             return sizes.pop(0)
 
-        lab = types.SimpleNamespace(holdings=types.SimpleNamespace(
-            allocated=allocated))
-        growth = copy_follower.Growth(lab, object())  # type: ignore[arg-type]
+        holdings = types.SimpleNamespace(allocated=allocated)
+        growth = copy_follower.Growth(holdings,  # type: ignore[arg-type]
+                                      object())
         self.assertEqual(0, growth.stored)
         with growth:
             wait.until(lambda: not growth._thread.is_alive(), 'the end', 20)

@@ -34,7 +34,8 @@ class _Lab:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.site = topology.Site(state=folder)
-        self.storage = self.hosts = self
+        self.storage: leak_watch.Storage = self
+        self.hosts: leak_watch.Hosts = self
         self.words: set[str] = set()
         self.devices: list[str] = ['0:0:0:0']
 
@@ -58,7 +59,7 @@ class LookoutTestCase(testtools.TestCase):
             self.useFixture(fixtures.TempDir()).path)
         self.useFixture(fixtures.MockPatchObject(
             leak_watch, '_TEMPORARY', (str(self.temporary),)))
-        self.watch = leak_watch.Lookout(self.lab, {WORD})  # type: ignore
+        self.watch = leak_watch.Lookout(self.lab, {WORD})
 
     def test_password_on_a_command_line(self) -> None:
         with self.watch:

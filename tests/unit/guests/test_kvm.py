@@ -18,8 +18,8 @@ from unittest import mock
 import testtools
 
 from blockpath import errors
+from blockpath.guests import kvm
 from blockpath.guests import tiny
-from blockpath.machine import kvm
 
 IMAGE = tiny.GuestImage(pathlib.Path('/nonexistent/guest.raw'),
                         pathlib.Path('vmlinuz'), pathlib.Path('initrd.gz'),
