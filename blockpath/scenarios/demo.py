@@ -29,6 +29,7 @@ from blockpath.console import report as reports
 from blockpath.machine import wait
 from blockpath.observe import leak_watch
 from blockpath.observe import plots
+from blockpath.observe import write_ring
 from blockpath.observe import write_watcher
 from blockpath.scenarios import copying
 from blockpath.scenarios import volumes
@@ -247,7 +248,7 @@ class Act:
                           not result.restarts,
                           self.lab.servers.last_words(self.server)
                           if result.restarts else '')
-        ring = write_watcher.verify(self.lab.holdings.file(self.data))
+        ring = write_ring.verify(self.lab.holdings.file(self.data))
         self.report.check('what is on the volume is right, in order',
                           ring.ok and not ring.io_errors, str(ring))
         self.report.section(

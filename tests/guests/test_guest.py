@@ -18,6 +18,7 @@ import time
 import testtools
 
 from blockpath.guests import tiny
+from blockpath.observe import write_ring
 from blockpath.observe import write_watcher
 from tests.guests import machine
 
@@ -49,8 +50,8 @@ class GuestTestCase(testtools.TestCase):
             file.truncate(mib * MIB)
         return path
 
-    def newest(self, path: pathlib.Path) -> write_watcher.Record:
-        ring = write_watcher.Ring(path)
+    def newest(self, path: pathlib.Path) -> write_ring.Record:
+        ring = write_ring.Ring(path)
         self.addCleanup(ring.close)
         ring.find_slots()
         record = ring.newest()
@@ -97,7 +98,7 @@ class TestGuest(GuestTestCase):
         seconds = vm.power_button(POWER_OFF_S)
         self.detail(power_off=seconds)
         watcher.stop()
-        seen, kept = watcher.result(), write_watcher.verify(path)
+        seen, kept = watcher.result(), write_ring.verify(path)
         self.assertTrue(seen.ok, str(seen))
         self.assertTrue(kept.ok, str(kept))
         self.assertEqual(kept.last, seen.last)
@@ -137,7 +138,7 @@ class TestGuest(GuestTestCase):
         watcher.wait(50, timeout=machine.BOOT_S)
         vm.power_button(POWER_OFF_S)
         self.assertTrue(watcher.result().ok, str(watcher.result()))
-        result = write_watcher.verify(path)
+        result = write_ring.verify(path)
         self.assertTrue(result.ok, str(result))
         self.assertEqual([SERIAL] * 2, [run.serial for run in result.runs])
         self.assertEqual(0, result.first)
@@ -155,7 +156,7 @@ class TestGuest(GuestTestCase):
         vm.plug(foreign, 'foreign', port=2)
         vm.plug(second, 'second', port=3)
         vm.wait_text('serial second')
-        vm.wait(lambda: write_watcher.verify(second).records > 3,
+        vm.wait(lambda: write_ring.verify(second).records > 3,
                 'slow writes', 5)
         result = watcher.result()
         self.assertTrue(result.ok, str(result))
@@ -177,7 +178,7 @@ class TestGuest(GuestTestCase):
         vm.hang('hung')
         vm.wait(lambda: watcher.longest_stall().seconds > 1, 'hang', 10)
         self.detail(power_off=vm.power_button(POWER_OFF_S))
-        self.assertTrue(write_watcher.verify(sound).runs[-1].stopped)
-        kept = write_watcher.verify(hung)
+        self.assertTrue(write_ring.verify(sound).runs[-1].stopped)
+        kept = write_ring.verify(hung)
         self.assertTrue(kept.ok, str(kept))
         self.assertFalse(kept.runs[-1].stopped)

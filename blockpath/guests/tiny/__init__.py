@@ -11,9 +11,9 @@
 #    under the License.
 """A tiny guest that writes checksummed sequences to the disks it is given.
 
-``build()`` makes its bootable disk image; ``src/record.h`` says what it
-writes; ``blockpath.observe.write_watcher`` watches and verifies that from the
-host.
+``build()`` makes its bootable disk image. ``src/record.h`` describes the
+records that it writes. ``blockpath.observe.write_watcher`` and ``write_ring``
+watch and verify them from the host.
 """
 
 from blockpath.guests.tiny.image import build

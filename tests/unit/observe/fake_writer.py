@@ -16,7 +16,7 @@ import random
 import struct
 import zlib
 
-from blockpath.observe import write_watcher
+from blockpath.observe import write_ring
 
 SERIAL = b'0b6b3c5e-2f2f-4f7e-9'
 
@@ -33,35 +33,35 @@ class FakeWriter:
         self.previous = 0
         self.io_errors = self.bad_reads = 0
         if not path.exists():
-            path.write_bytes(bytes(2 * slots * write_watcher.RECORD_BYTES))
+            path.write_bytes(bytes(2 * slots * write_ring.RECORD_BYTES))
         self.start()
 
     def start(self) -> None:
         """Another run, as after a reboot."""
         self.run = self.random.getrandbits(64) | 1
-        self.flags = write_watcher.FLAG_START
+        self.flags = write_ring.FLAG_START
 
     def compose(self) -> bytes:
         head = struct.pack(
-            '<8s5Q6I24s', write_watcher.MAGIC, self.sequence, self.run,
+            '<8s5Q6I24s', write_ring.MAGIC, self.sequence, self.run,
             self.sequence * 5_000_000, 300_000, 1 << 30, self.slots,
             self.flags, 5000, self.io_errors, self.bad_reads, self.previous,
             SERIAL)
         body = head + self.random.randbytes(
-            write_watcher.RECORD_BYTES - len(head) - 4)
+            write_ring.RECORD_BYTES - len(head) - 4)
         return body + struct.pack('<I', zlib.crc32(body))
 
     def put(self, block: bytes, sequence: int | None = None) -> None:
         if sequence is None:
             sequence = self.sequence
         with open(self.path, 'r+b') as file:
-            file.seek(sequence % self.slots * write_watcher.RECORD_BYTES)
+            file.seek(sequence % self.slots * write_ring.RECORD_BYTES)
             file.write(block)
 
     def get(self, sequence: int) -> bytes:
         with open(self.path, 'rb') as file:
-            file.seek(sequence % self.slots * write_watcher.RECORD_BYTES)
-            return file.read(write_watcher.RECORD_BYTES)
+            file.seek(sequence % self.slots * write_ring.RECORD_BYTES)
+            return file.read(write_ring.RECORD_BYTES)
 
     def advance(self, block: bytes) -> None:
         self.previous = struct.unpack('<I', block[-4:])[0]
@@ -75,7 +75,7 @@ class FakeWriter:
             self.advance(block)
 
     def stop(self) -> None:
-        self.flags |= write_watcher.FLAG_STOP
+        self.flags |= write_ring.FLAG_STOP
         self.write()
 
     def lose(self) -> None:

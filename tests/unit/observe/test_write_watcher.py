@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 import testtools
 
 from blockpath import errors
+from blockpath.observe import write_ring
 from blockpath.observe import write_watcher
 from tests.unit.observe import fake_writer
 
 SLOTS = 16
-Kind = write_watcher.Kind
+Kind = write_ring.Kind
 
 
 class RingTestCase(testtools.TestCase):
@@ -38,14 +39,14 @@ class RingTestCase(testtools.TestCase):
         self.writer = fake_writer.FakeWriter(self.path, SLOTS)
 
     def kinds(self,
-              result: write_watcher.Result) -> list[tuple[Kind, int, int]]:
+              result: write_ring.Result) -> list[tuple[Kind, int, int]]:
         return [(one.kind, one.first, one.last) for one in result.problems]
 
 
 class TestVerify(RingTestCase):
 
-    def verify(self) -> write_watcher.Result:
-        return write_watcher.verify(self.path)
+    def verify(self) -> write_ring.Result:
+        return write_ring.verify(self.path)
 
     def test_first_lap(self) -> None:
         self.writer.write(5)
@@ -82,14 +83,14 @@ class TestVerify(RingTestCase):
         self.assertEqual('no record', str(self.verify()))
 
     def test_no_such_file(self) -> None:
-        error = self.assertRaises(errors.BlockpathError, write_watcher.verify,
+        error = self.assertRaises(errors.BlockpathError, write_ring.verify,
                                   self.path.with_name('other'))
         self.assertIn('No such file', str(error))
 
     def test_short_file(self) -> None:
         self.writer.write(5)
         with open(self.path, 'r+b') as file:
-            file.truncate(3 * write_watcher.RECORD_BYTES)
+            file.truncate(3 * write_ring.RECORD_BYTES)
         # What was cut off cannot be known of; what is there is right.
         self.assertEqual(2, self.verify().last)
 
@@ -165,7 +166,7 @@ class TestVerify(RingTestCase):
         writer.write(count)
         sequence = data.draw(st.integers(max(0, count - SLOTS), count - 1))
         writer.flip(sequence, data.draw(
-            st.integers(0, write_watcher.RECORD_BYTES - 1)))
+            st.integers(0, write_ring.RECORD_BYTES - 1)))
         self.assertFalse(self.verify().ok)
 
     @hypothesis.settings(deadline=None, max_examples=150)
@@ -195,7 +196,7 @@ class TestFollower(RingTestCase):
         self.now = 100.0
 
     def follow(self) -> write_watcher.Follower:
-        ring = write_watcher.Ring(self.path)
+        ring = write_ring.Ring(self.path)
         self.addCleanup(ring.close)
         self.follower = write_watcher.Follower(ring, self.now)
         return self.follower
@@ -265,7 +266,7 @@ class TestFollower(RingTestCase):
         self.follow()
         self.writer.write(2)
         whole = self.writer.compose()
-        self.writer.put(whole[:512] + bytes(write_watcher.RECORD_BYTES - 512))
+        self.writer.put(whole[:512] + bytes(write_ring.RECORD_BYTES - 512))
         self.poll()
         self.poll(0.1)
         self.assertEqual(2, len(self.follower.times))
@@ -330,7 +331,7 @@ class TestFollower(RingTestCase):
         self.follow()
         self.writer.write(4)
         self.poll()
-        self.path.write_bytes(bytes(SLOTS * write_watcher.RECORD_BYTES))
+        self.path.write_bytes(bytes(SLOTS * write_ring.RECORD_BYTES))
         self.poll(1.1)
         self.poll(5.0)
         self.assertEqual([(Kind.REGRESSED, 0, 3)], self.found())

@@ -17,7 +17,7 @@
 
 /*
  * The ring that the writer keeps on a disk. From the host,
- * blockpath/observe/write_watcher.py reads it; its RECORD struct is this one.
+ * blockpath/observe/write_ring.py reads it; its HEADER struct is this one.
  *
  * Record n is the 4 KiB block at slot n % slots; slot 0 is the disk's first
  * block. Little endian. Record n+1 is written only when the disk has said
