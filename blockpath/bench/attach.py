@@ -50,6 +50,27 @@ RIGS = 3
 FLAP_S = 9.0
 #: The base release waits for a dead portal for eight logins and more.
 TIMEOUT_S = 400.0
+#: The kinds of what may be left of a volume on a host.
+LEFTOVERS = ('sessions', 'nodes', 'discovered', 'ifaces', 'disks', 'maps',
+             'by-path')
+
+
+def expected(rounds: int, cycles: int) -> list[str]:
+    """Name the checks of a run with these options."""
+    names = [f'one portal dead: at most {RATIO} times as long as with both, '
+             f'and one login of {LOGIN_S} s',
+             'portals told: no discovery']
+    if cycles:
+        title = _title(cycles)
+        names += [f'{cycles} times {VOLUMES} volumes: all rigs lasted',
+                  *(f'{title}: no {kind} left' for kind in LEFTOVERS),
+                  f'{title}: no wrong bytes',
+                  f'{title}: all attached and detached']
+    return names
+
+
+def _title(cycles: int) -> str:
+    return f'{cycles} times {VOLUMES} volumes, a portal flapping'
 
 
 def run(report: reports.Report, rounds: int, cycles: int) -> None:
@@ -241,7 +262,7 @@ def _cycles(report: reports.Report, count: int) -> list[claims.Row]:
     report.check(f'{count} times {VOLUMES} volumes: all rigs lasted',
                  not broken and len(results) == count,
                  broken or f'{len(results)} of {count}')
-    title = f'{count} times {VOLUMES} volumes, a portal flapping'
+    title = _title(count)
     for kind in next((each.left for each in done if each.left), {}):
         names = set.union(*(each.left[kind] for each in done if each.left))
         report.check(f'{title}: no {kind} left', not names,

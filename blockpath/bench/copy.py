@@ -93,6 +93,19 @@ def order(tools: Sequence[str], case: Case, number: int) -> list[str]:
     return random.Random(f'{case.name} {number}').sample(tools, len(tools))
 
 
+def expected(chosen: Iterable[Case], tools: Sequence[str]) -> list[str]:
+    """Name the checks of a run of these cases with these tools."""
+    copies = [(case, tool) for case in chosen for tool in tools
+              if copy_tools.can_copy(tool, case.direction)]
+    return [*(_true_copy(case, tool) for case, tool in copies),
+            *copy_claims.names((case.fill, case.direction, case.delay_ms,
+                                tool) for case, tool in copies)]
+
+
+def _true_copy(case: Case, tool: str) -> str:
+    return f'{case.name}: {tool} made a true copy'
+
+
 def perform(folder: pathlib.Path, size: int, rounds: int,
             only: Sequence[str], tools: Sequence[str]) -> None:
     """Measure, write the rows and a page, and say what held.
@@ -206,8 +219,8 @@ class Bench:
         site = self._site
         self._allocated[case, tool] = site.taken(destination, before)
         self._source_allocated[case] = site.source_allocated(source)
-        if not site.same(case.fill, destination):
-            self._report.check(f'{case.name}: {tool} made a true copy', False)
+        self._report.check(_true_copy(case, tool),
+                           site.same(case.fill, destination))
 
     def _skip(self, case: Case, tool: str) -> None:
         if (case.direction, tool) in self._skipped:

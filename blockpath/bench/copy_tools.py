@@ -57,6 +57,19 @@ def command(tool: str, source: _Volume, destination: _Volume, size: int
     return (argv, {}) if argv else None
 
 
+#: An end of each kind, to ask :func:`command` about.
+_ENDS: dict[str, _Volume] = {
+    'rbd': copy_volumes.Image(copy_volumes.Ceph('', '', '', ''), '', ''),
+    'iscsi': copy_volumes.Lun('', '', 0, ''),
+    'file': copy_volumes.File('')}
+
+
+def can_copy(tool: str, direction: str) -> bool:
+    """Return whether a tool copies in a direction, as ``rbd-file``."""
+    source, _, destination = direction.partition('-')
+    return command(tool, _ENDS[source], _ENDS[destination], 0) is not None
+
+
 def tree(tool: str) -> pathlib.Path:
     """From which tree its Cinder is."""
     release = paths.TREES / RELEASE

@@ -30,6 +30,12 @@ RATIO = 1.5
 FIRST = 10
 
 
+def expected(volumes: int) -> list[str]:
+    """Name the checks of a run with these options."""
+    return [f'volume {volumes} takes at most {RATIO} times as long as volume '
+            f'{FIRST}']
+
+
 def run(report: reports.Report, volumes: int) -> None:
     seconds = []
     with daemon.Tgtd() as tgtd, client.Service(tgtd) as service:

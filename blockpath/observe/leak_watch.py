@@ -76,6 +76,13 @@ class Lab(Protocol):
         ...
 
 
+def checks(secret: str = 'CHAP password') -> list[str]:
+    """Name the checks that :meth:`Lookout.tell` makes."""
+    return ['no SCSI device appeared',
+            f'no command line held a {secret}',
+            f'no log or temporary file holds a {secret}']
+
+
 class Lookout:
     """Watches command lines and SCSI devices until its block ends.
 

@@ -14,6 +14,9 @@
 A scenario is a module of this package. It has
 
 - a docstring, whose first line the command's help shows;
+- ``expected(**options)``, which returns the names of the checks that a run
+  with these options must make, each of them once: a run that makes fewer, or
+  others, has failed;
 - ``run(lab, report, **options)``, which is called in the control host's
   network namespace, with a :class:`blockpath.cloud.cloud.Lab` and a
   :class:`blockpath.console.report.Report`. It makes what it needs and removes

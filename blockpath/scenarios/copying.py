@@ -53,12 +53,51 @@ _GOES_ON = re.compile(r'goes on at offset (\d+)')
 _SERVICE = 'cinder-volume'
 #: Reaches the volumes on iSCSI for it.
 _QEMU = 'qemu-storage-daemon'
+UNDONE = 'to Ceph, killed'
+MOVED = 'to Ceph, again'
+RESUMED = 'to iSCSI, killed'
+#: Names the checks after the volume was deleted.
+DELETED = 'copied volume deleted'
+
+
+def expected() -> list[str]:
+    return [*checks(), *leak_watch.checks(volumes.SECRET)]
+
+
+def checks() -> list[str]:
+    """Name the checks that :func:`play` makes."""
+    return [
+        *_killed_checks(UNDONE),
+        f'{UNDONE}: the volume is where it was',
+        f'{UNDONE}: Cinder has a message for its user',
+        *_whole_checks(UNDONE),
+        f'{MOVED}: the volume arrives',
+        *_whole_checks(MOVED),
+        f'{MOVED}: Cinder reports its progress',
+        f'{MOVED}: the copy keeps to the limit',
+        *_killed_checks(RESUMED),
+        f'{RESUMED}: the migration succeeds after the restart',
+        f'{RESUMED}: the copy resumes at its checkpoint',
+        *_whole_checks(RESUMED),
+        *volumes.nothing_left_checks(DELETED)]
+
+
+def _killed_checks(title: str) -> list[str]:
+    return [f'{title}: the kill leaves its copy and an export',
+            f'{title}: the kill ends QEMU as well']
+
+
+def _whole_checks(title: str) -> list[str]:
+    return [f'{title}: its content is the same',
+            f'{title}: blank parts take no room',
+            *volumes.nothing_left_checks(title),
+            f'{title}: no {_QEMU} is left']
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
     with leak_watch.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
         play(lab, report)
-    watch.tell(report, 'CHAP password or key')
+    watch.tell(report, volumes.SECRET)
 
 
 def play(lab: cloud.Lab, report: reports.Report) -> None:
@@ -73,13 +112,13 @@ def play(lab: cloud.Lab, report: reports.Report) -> None:
                     topology.FILES: slow,
                     volumes.RBD: slow | {'volume_copy_resume': True}}))
         act = Act(lab, report, cleanup)
-        act.undone('to Ceph, killed', volumes.RBD)
-        act.move('to Ceph, again', volumes.RBD)
-        act.resumed('to iSCSI, killed', topology.FILES)
+        act.undone(UNDONE, volumes.RBD)
+        act.move(MOVED, volumes.RBD)
+        act.resumed(RESUMED, topology.FILES)
         act.show()
         with report.step('cinder-volume restarted as it was'):
             cleanup.close()
-    volumes.nothing_left(lab, report, 'deleted', before, temporary)
+    volumes.nothing_left(lab, report, DELETED, before, temporary)
 
 
 class Act:
@@ -107,12 +146,12 @@ class Act:
             self.volume = self.lab.volumes.wait_for_move(self.volume, backend)
             self._await_no_other()
         seconds = time.monotonic() - course.began
-        self.report.check(f'{title}: it comes there', True,
+        self.report.check(f'{title}: the volume arrives', True,
                           f'{seconds:.1f} s')
         self._whole(title, backend)
-        self.report.check(f'{title}: Cinder tells how far it is',
+        self.report.check(f'{title}: Cinder reports its progress',
                           course.told, f'{len(course.told)} times')
-        self.report.check(f'{title}: it is as slow as it is told to be',
+        self.report.check(f'{title}: the copy keeps to the limit',
                           seconds >= TOLERANCE * (1 << 10) / RATE,
                           f'{(1 << 10) / seconds:.0f} of {RATE} MiB/s')
 
@@ -128,11 +167,11 @@ class Act:
                                                          reported=True)
             self._await_no_other()
         state = self._state()
-        self.report.check(f'{title}: the volume is as it was',
+        self.report.check(f'{title}: the volume is where it was',
                           state == 'available, migration error' and
                           volume_content.backend(self.volume) == home, state)
         told = self.lab.volumes.messages(self.volume)
-        self.report.check(f'{title}: its user is told why',
+        self.report.check(f'{title}: Cinder has a message for its user',
                           any('restarted' in text for text in told),
                           '; '.join(told))
         self._whole(title, home)
@@ -158,14 +197,14 @@ class Act:
         course.told = [(at, written + before * (at > killed), rate)
                        for at, written, rate in course.told]
         state = self._state()
-        self.report.check(f'{title}: the migration ends by itself',
+        self.report.check(f'{title}: the migration succeeds after the restart',
                           state == 'available, migration success' and
                           volume_content.backend(self.volume) == backend,
                           state)
         with log.open('rb') as stream:
             stream.seek(length)
             found = _GOES_ON.findall(stream.read().decode(errors='replace'))
-        self.report.check(f'{title}: it went on at its checkpoint',
+        self.report.check(f'{title}: the copy resumes at its checkpoint',
                           found == [str(checkpoint)], ', '.join(
                               f'at {int(offset) / _MIB:.0f} of 1024 MiB'
                               for offset in found))
@@ -203,11 +242,11 @@ class Act:
         name = (f'{volume_content.backend(growth.volume)}/'
                 f'{volume_content.stored_name(growth.volume)}')
         self.report.check(
-            f'{title}: then its copy and an export are left',
+            f'{title}: the kill leaves its copy and an export',
             name in self.lab.holdings.names() and
             self.lab.storage.luns(topology.STORAGE.name),
             f'{growth.stored / _MIB:.0f} of {LENGTH} MiB copied')
-        self.report.check(f'{title}: then QEMU does not run either',
+        self.report.check(f'{title}: the kill ends QEMU as well',
                           not self.lab.hosts.running(_QEMU))
 
     @contextlib.contextmanager
@@ -227,10 +266,10 @@ class Act:
 
     def _whole(self, title: str, backend: str) -> None:
         found = self.lab.holdings.sha256(self.volume)
-        self.report.check(f'{title}: it holds what it held',
+        self.report.check(f'{title}: its content is the same',
                           found == self.sha256, f'SHA-256 {found[:16]}...')
         allocated = self.lab.holdings.allocated(self.volume) / _MIB
-        self.report.check(f'{title}: what was blank takes no room',
+        self.report.check(f'{title}: blank parts take no room',
                           allocated <= SLACK * LENGTH,
                           f'{allocated:.0f} MiB')
         name = f'{backend}/{volume_content.stored_name(self.volume)}'

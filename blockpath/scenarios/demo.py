@@ -16,6 +16,7 @@ records to another. Each compute host reaches both by its own target, IQN,
 LUN and password. The second act plays the scenarios 'volumes' and 'copying'.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -43,6 +44,104 @@ REST = 10.0
 SETTLE = 2.0
 #: Records that show that the guest is writing.
 SIGN_OF_LIFE = 100
+#: The host that the guest boots on.
+FIRST = 'cmp1'
+#: Names the checks before any migration.
+BEFORE = 'before any migration'
+
+#: Breaks the way to a host while the block lasts.
+Break = Callable[['Act', str], contextlib.AbstractContextManager[None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A live migration that the guest goes through.
+
+    :ivar fault: what makes it fail; None: it must succeed
+    :ivar reason: part of the reason that Nova must give for the failure
+    """
+
+    title: str
+    destination: str
+    fault: Break | None = None
+    reason: str = ''
+
+
+def _wrong_chap(act: 'Act', host: str
+                ) -> contextlib.AbstractContextManager[None]:
+    return act.lab.storage.wrong_chap(host)
+
+
+def _mistaken(act: 'Act', host: str
+              ) -> contextlib.AbstractContextManager[None]:
+    return act.lab.volumes.mistaken(act.data, act.other)
+
+
+def _hung_portal(act: 'Act', host: str
+                 ) -> contextlib.AbstractContextManager[None]:
+    return act.lab.storage.hung_portal(host)
+
+
+PLAN = (
+    Attempt('A to B', 'cmp2'),
+    Attempt('B to A', 'cmp1'),
+    Attempt('wrong CHAP password at cmp2', 'cmp2', _wrong_chap, '513'),
+    Attempt('another\'s volume at cmp2', 'cmp2', _mistaken,
+            'iscsi_check_identity'),
+    Attempt('A to B, repaired', 'cmp2'),
+    Attempt('hung portal at cmp1', 'cmp1', _hung_portal, 'no answer within'),
+    Attempt('B to A, repaired', 'cmp1'),
+)
+
+
+def expected() -> list[str]:
+    return [*guest_checks(), *volume_checks(),
+            *leak_watch.checks(volumes.SECRET)]
+
+
+def guest_checks() -> list[str]:
+    """Name the checks of the first act."""
+    host = FIRST
+    names = _place_checks(BEFORE, host)
+    for attempt in PLAN:
+        title = attempt.title
+        if attempt.fault:
+            names += [f'{title}: the migration fails',
+                      f'{title}: the guest does not notice',
+                      f'{title}: Nova gives the reason']
+        else:
+            host = attempt.destination
+            names += [f'{title}: the guest moves',
+                      f'{title}: its LUN is another']
+        names += _place_checks(title, host)
+    return names + [
+        'every record that arrived is right, in order',
+        'the guest never booted again',
+        'the records on the volume are right, in order',
+        'detached: its secret is gone',
+        'deleted: no secret, domain or mapping is left']
+
+
+def _place_checks(title: str, host: str) -> list[str]:
+    return [f'{title}: the guest runs on {host}',
+            f'{title}: only the target of {host} has sessions',
+            f'{title}: only {host} has secrets',
+            f'{title}: the volumes are mapped to {host} only',
+            f'{title}: libvirt keeps the configuration that runs']
+
+
+def volume_checks() -> list[str]:
+    """Name the checks of the second act."""
+    return [*volumes.checks(), *copying.checks()]
+
+
+def unnoticed(stall: float, rest: float) -> bool:
+    """Return whether a guest does not notice that its writes stand still.
+
+    :param stall: seconds, at most
+    :param rest: seconds that they stand still in rest, at most
+    """
+    return stall - rest < TOLERANCE
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
@@ -52,28 +151,20 @@ def run(lab: cloud.Lab, report: reports.Report) -> None:
         with report.act('2: volumes move between iSCSI and Ceph'):
             volumes.play(lab, report)
             copying.play(lab, report)
-    watch.tell(report, 'CHAP password or key')
+    watch.tell(report, volumes.SECRET)
 
 
 def guest(lab: cloud.Lab, report: reports.Report) -> None:
-    """The first act."""
+    """Play the first act."""
     with contextlib.ExitStack() as cleanup:
         act = Act(lab, report, cleanup)
-        with report.step('another\'s volume on cmp2'):
-            other = lab.volumes.create('demo-other')
-            cleanup.callback(lab.volumes.delete, other)
-            cleanup.enter_context(lab.volumes.taken(other, 'cmp2'))
         act.rest()
-        act.move('A to B', 'cmp2')
-        act.move('B to A', 'cmp1')
-        with lab.storage.wrong_chap('cmp2'):
-            act.fail('wrong CHAP password', 'cmp2', '513')
-        with lab.volumes.mistaken(act.data, other):
-            act.fail('another\'s volume', 'cmp2', 'iscsi_check_identity')
-        act.move('A to B, repaired', 'cmp2')
-        with lab.storage.hung_portal('cmp1'):
-            act.fail('hung portal', 'cmp1', 'no answer within')
-        act.move('B to A, repaired', 'cmp1')
+        for attempt in PLAN:
+            if attempt.fault:
+                with attempt.fault(act, attempt.destination):
+                    act.fail(attempt)
+            else:
+                act.move(attempt)
         act.end()
     _nothing_left(lab, report, act)
 
@@ -99,8 +190,8 @@ class Act:
         with report.step('two volumes, one from the guest\'s image'):
             self.root = self._volume('demo-root', cleanup, bootable=True)
             self.data = self._volume('demo-data', cleanup)
-        with report.step('a server that boots from it, on cmp1'):
-            self.server = lab.servers.boot('demo', self.root, 'cmp1',
+        with report.step(f'a server that boots from it, on {FIRST}'):
+            self.server = lab.servers.boot('demo', self.root, FIRST,
                                            network=True)
             cleanup.callback(lab.servers.delete, self.server)
         with report.step('the other volume attached'):
@@ -109,7 +200,10 @@ class Act:
             write_watcher.Watcher(lab.holdings.file(self.data)))
         with report.step('the guest writes'):
             self.watcher.wait(SIGN_OF_LIFE, wait.PATIENCE)
-        self.host = 'cmp1'
+        self.host = FIRST
+        with report.step('another\'s volume on cmp2'):
+            self.other = self._volume('demo-other', cleanup)
+            cleanup.enter_context(lab.volumes.taken(self.other, 'cmp2'))
 
     def _volume(self, name: str, cleanup: contextlib.ExitStack,
                 **kwargs: Any) -> Any:
@@ -124,10 +218,11 @@ class Act:
             time.sleep(REST)
         self.rest_stall = self.watcher.longest_stall(start).seconds
         self.report.figure('rest_stall_s', round(self.rest_stall, 3))
-        self._where('before any migration')
+        self._where(BEFORE)
 
-    def move(self, title: str, destination: str) -> None:
+    def move(self, planned: Attempt) -> None:
         """Migrate, and see that the guest is there and nowhere else."""
+        title, destination = planned.title, planned.destination
         before = self._disk(self.host)
         lun = self.lab.volumes.lun(self.data, self.host)
         with self._attempt(title) as attempt:
@@ -149,23 +244,24 @@ class Act:
             f'The disk, {title}', listings=(
                 ('before', before), ('after', self._disk(destination))))
 
-    def fail(self, fault: str, destination: str, reason: str) -> None:
-        """Migrate to where the volumes can not be reached."""
-        title = f'{fault} at {destination}'
+    def fail(self, planned: Attempt) -> None:
+        """Migrate to where the volumes cannot be reached."""
+        title = planned.title
         with self._attempt(title) as attempt:
-            migration = self.lab.servers.migrate(self.server, destination,
-                                                 check=False)
+            migration = self.lab.servers.migrate(
+                self.server, planned.destination, check=False)
         self.report.check(f'{title}: the migration fails',
                           not migration.completed,
                           f'{migration.status}, {migration.seconds:.1f} s')
         stall = attempt[0].stall.seconds
         self.report.check(
             f'{title}: the guest does not notice',
-            stall - self.rest_stall < TOLERANCE,
+            unnoticed(stall, self.rest_stall),
             f'writes stood still {stall * 1000:.0f} ms, '
             f'{self.rest_stall * 1000:.0f} ms in rest')
-        told = self.lab.servers.fault(self.server)
-        self.report.check(f'{title}: Nova says why', reason in told, told)
+        reason = self.lab.servers.fault(self.server)
+        self.report.check(f'{title}: Nova gives the reason',
+                          planned.reason in reason, reason)
         self._where(title)
 
     @contextlib.contextmanager
@@ -186,7 +282,7 @@ class Act:
         """The guest, its sessions and its secrets are on self.host only."""
         lab, other = self.lab, self._other()
         self.report.check(
-            f'{title}: it runs on {self.host}',
+            f'{title}: the guest runs on {self.host}',
             lab.servers.host_of(self.server) == self.host and
             self._runs(self.host) and not self._runs(other))
         sessions = {host: {session.initiator for session in
@@ -201,12 +297,12 @@ class Act:
             self._secrets(self.host) == {self.root.id, self.data.id} and
             not self._secrets(other))
         self.report.check(
-            f'{title}: only {self.host} is shown the volumes',
+            f'{title}: the volumes are mapped to {self.host} only',
             all(lab.volumes.lun(volume, self.host) is not None and
                 lab.volumes.lun(volume, other) is None
                 for volume in (self.root, self.data)))
         self.report.check(
-            f'{title}: what libvirt keeps is what runs',
+            f'{title}: libvirt keeps the configuration that runs',
             self._disk(self.host) == self._disk(self.host, inactive=True))
 
     @staticmethod
@@ -242,14 +338,14 @@ class Act:
         """Check every record, draw the moves, and take all away."""
         self.watcher.stop()
         result = self.watcher.result()
-        self.report.check('every record seen to arrive is right, in order',
+        self.report.check('every record that arrived is right, in order',
                           result.ok and not result.io_errors, str(result))
-        self.report.check('the guest was never booted anew',
+        self.report.check('the guest never booted again',
                           not result.restarts,
                           self.lab.servers.last_words(self.server)
                           if result.restarts else '')
         ring = write_ring.verify(self.lab.holdings.file(self.data))
-        self.report.check('what is on the volume is right, in order',
+        self.report.check('the records on the volume are right, in order',
                           ring.ok and not ring.io_errors, str(ring))
         self.report.section(
             'The guest\'s writes, seen from the host', plots=[

@@ -34,6 +34,30 @@ TOLERANCE = 1.0
 _BLOCK_DRIVER = '/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so'
 
 
+REBOOTS = {'SOFT': 'soft reboot', 'HARD': 'hard reboot'}
+RESTART = 'stop and start'
+REATTACH = 'detach and attach'
+HUNG = 'attaching by a portal that hangs'
+
+
+def expected() -> list[str]:
+    names = []
+    for title in (*REBOOTS.values(), RESTART, REATTACH):
+        names += [f'{title}: the guest writes on',
+                  f'{title}: its secret is there']
+    return names + [
+        *(f'{title}: the guest boots again' for title in REBOOTS.values()),
+        'detached: its secret is gone',
+        f'{HUNG}: Nova refuses it',
+        f'{HUNG}: the guest does not notice',
+        f'{HUNG}: nothing is left of it',
+        'with the option changed, the detach finds QEMU\'s initiator',
+        'a volume type has QEMU\'s initiator whatever the option',
+        'deleted: no secret or mapping is left',
+        'without QEMU\'s iSCSI block driver nova-compute gives up and names '
+        'the package']
+
+
 def run(lab: cloud.Lab, report: reports.Report) -> None:
     with contextlib.ExitStack() as cleanup:
         life = Life(lab, report, cleanup)
@@ -86,15 +110,13 @@ class Life:
 
     def reboots(self) -> None:
         compute = self.lab.cloud.compute
-        for kind in ('SOFT', 'HARD'):
+        for kind, title in REBOOTS.items():
             runs = len(self.watcher.result().runs)
             self._writes_on(
-                f'{kind.lower()} reboot',
-                lambda: compute.reboot_server(self.server.id, kind))
-            self.report.check(
-                f'{kind.lower()} reboot: the guest started anew',
-                len(self.watcher.result().runs) == runs + 1)
-        self._writes_on('stop and start', self._stop_and_start)
+                title, lambda: compute.reboot_server(self.server.id, kind))
+            self.report.check(f'{title}: the guest boots again',
+                              len(self.watcher.result().runs) == runs + 1)
+        self._writes_on(RESTART, self._stop_and_start)
 
     def _stop_and_start(self) -> None:
         self.lab.cloud.compute.stop_server(self.server.id)
@@ -103,7 +125,7 @@ class Life:
 
     def again(self) -> None:
         """Detached and attached, the guest finds what it had written."""
-        self._writes_on('detach and attach', self._detach_and_attach)
+        self._writes_on(REATTACH, self._detach_and_attach)
 
     def _detach_and_attach(self) -> None:
         self.lab.servers.detach(self.server, self.data)
@@ -114,17 +136,16 @@ class Life:
     def hung_portal(self) -> None:
         """QEMU, told of such a portal, would freeze the guest."""
         began = time.monotonic()
-        with (self.report.step('attaching by a portal that hangs'),
+        with (self.report.step(HUNG),
               self.lab.storage.hung_portal(HOST)):
             refused = self._refused()
         stall = self.watcher.longest_stall(began).seconds
-        self.report.check('attaching by a portal that hangs: it is refused',
-                          refused, refused)
-        self.report.check('attaching by a portal that hangs: the guest does '
-                          'not notice', stall < TOLERANCE,
+        self.report.check(f'{HUNG}: Nova refuses it', refused, refused)
+        self.report.check(f'{HUNG}: the guest does not notice',
+                          stall < TOLERANCE,
                           f'writes stood still {stall * 1000:.0f} ms at most')
         self.report.check(
-            'attaching by a portal that hangs: nothing is left of it',
+            f'{HUNG}: nothing is left of it',
             self.spare.id not in self._secrets() and
             self.lab.volumes.lun(self.spare, HOST) is None)
 

@@ -11,11 +11,27 @@
 #    under the License.
 """Boot a server from a volume, attach another, detach it, delete all."""
 
+from collections.abc import Sequence
 import contextlib
 
 from blockpath.cloud import cloud
 from blockpath.console import report as reports
 from blockpath.machine import wait
+
+
+EXPECTED = (
+    'both volumes are mapped to the server\'s host',
+    'both have different LUNs',
+    'the detached volume is mapped nowhere',
+    'neither volume is left mapped',
+    'no secret is left',
+    'no domain is left',
+    'no SCSI device ever',
+)
+
+
+def expected() -> Sequence[str]:
+    return EXPECTED
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
@@ -34,17 +50,17 @@ def run(lab: cloud.Lab, report: reports.Report) -> None:
         luns = [lab.volumes.lun(volume, host) for volume in (root, data)]
         report.check('both volumes are mapped to the server\'s host',
                      all(luns))
-        report.check('both are known by different LUNs', luns[0] != luns[1])
+        report.check('both have different LUNs', luns[0] != luns[1])
         # The guest finds the disk, and writes, by itself.
         with report.step('the guest has written to it'):
             wait.until(lambda: lab.holdings.file(data).stat().st_blocks,
                        'the guest to write', wait.PATIENCE, wait.POLL)
         with report.step('the other detached'):
             lab.servers.detach(server, data)
-        report.check('it is mapped nowhere', not any(
+        report.check('the detached volume is mapped nowhere', not any(
             lab.volumes.lun(data, name) for name in lab.hosts.names))
     ours = {root.id, data.id}
-    report.check('neither is left mapped', not any(
+    report.check('neither volume is left mapped', not any(
         lab.volumes.lun(volume, name) for volume in (root, data)
         for name in lab.hosts.names))
     report.check('no secret is left', not any(

@@ -47,31 +47,74 @@ _MIB = 1 << 20
 SLACK = 2 * 5 * 4 * _MIB
 
 
+#: Passwords of targets, and keys of Ceph.
+SECRET = 'CHAP password or key'
+MIGRATED = 'migrated'
+RETYPED = 'retyped'
+#: Names the checks after the last volume was deleted.
+DELETED = 'volumes deleted'
+
+
+def expected(mib: int = 64, only_ceph: bool = False) -> list[str]:
+    return [*checks(only_ceph), *leak_watch.checks(SECRET)]
+
+
+def checks(only_ceph: bool = False) -> list[str]:
+    """Name the checks that :func:`play` makes."""
+    names = []
+    for how in _travels(only_ceph):
+        for backend in _way(only_ceph):
+            title = _title(how, backend)
+            names += [f'{title}: the volume arrives',
+                      f'{title}: its content is the same',
+                      f'{title}: blank parts take no room',
+                      *nothing_left_checks(title)]
+    return names + nothing_left_checks(DELETED)
+
+
+def nothing_left_checks(title: str) -> list[str]:
+    """Name the checks that :func:`nothing_left` makes."""
+    return [f'{title}: no other volume is left, none is missing',
+            f'{title}: Cinder lists the same number',
+            f'{title}: no volume is exported',
+            f'{title}: no temporary file is left']
+
+
+def _travels(only_ceph: bool) -> tuple[str, ...]:
+    return (RETYPED,) if only_ceph else (MIGRATED, RETYPED)
+
+
+def _way(only_ceph: bool) -> tuple[str, ...]:
+    return (RBD2, RBD) if only_ceph else (RBD, RBD2, topology.FILES)
+
+
+def _title(how: str, backend: str) -> str:
+    return f'{how} to {backend}'
+
+
 def run(lab: cloud.Lab, report: reports.Report, mib: int = 64,
         only_ceph: bool = False) -> None:
     with leak_watch.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
         play(lab, report, mib, only_ceph)
-    watch.tell(report, 'CHAP password or key')
+    watch.tell(report, SECRET)
 
 
 def play(lab: cloud.Lab, report: reports.Report, mib: int = 64,
          only_ceph: bool = False) -> None:
     """All but the lookout, which is for whoever plays more."""
-    way = (RBD2, RBD) if only_ceph else (RBD, RBD2, topology.FILES)
+    way = _way(only_ceph)
     before = lab.holdings.names()
     temporary = lab.holdings.temporary()
     with contextlib.ExitStack() as cleanup:
-        if only_ceph:
-            retyped = Traveller(lab, report, cleanup, 'retyped', mib, RBD)
-        else:
-            migrated = Traveller(lab, report, cleanup, 'migrated', mib,
+        if MIGRATED in _travels(only_ceph):
+            migrated = Traveller(lab, report, cleanup, MIGRATED, mib,
                                  topology.ANYWHERE)
             migrated.travel(way, functools.partial(lab.volumes.migrate,
                                                    force_host_copy=True))
-            retyped = Traveller(lab, report, cleanup, 'retyped', mib,
-                                topology.FILES)
+        # Not from where it already is.
+        retyped = Traveller(lab, report, cleanup, RETYPED, mib, way[-1])
         retyped.travel(way, lab.volumes.retype)
-    nothing_left(lab, report, 'deleted', before, temporary)
+    nothing_left(lab, report, DELETED, before, temporary)
 
 
 class Traveller:
@@ -101,16 +144,16 @@ class Traveller:
 
     def _go(self, backend: str, move: Move) -> bool:
         """Move it, and see that it is there, whole, and nowhere else."""
-        title = f'{self.how} to {backend}'
+        title = _title(self.how, backend)
         began = time.monotonic()
         try:
             with self.report.step(f'a volume {title}'):
                 self.volume = move(self.volume, backend)
         except errors.LabError as exc:
-            return self.report.check(f'{title}: it comes there', False,
+            return self.report.check(f'{title}: the volume arrives', False,
                                      str(exc))
         seconds = time.monotonic() - began
-        self.report.check(f'{title}: it comes there', True,
+        self.report.check(f'{title}: the volume arrives', True,
                           f'{seconds:.1f} s')
         self.report.figure(f'{title}: seconds', round(seconds, 2))
         self._whole(title)
@@ -123,11 +166,11 @@ class Traveller:
 
     def _whole(self, title: str) -> None:
         found = self.lab.holdings.sha256(self.volume)
-        self.report.check(f'{title}: it holds what it held',
+        self.report.check(f'{title}: its content is the same',
                           found == self.sha256, f'SHA-256 {found[:16]}...')
         allocated = self.lab.holdings.allocated(self.volume)
         self.report.check(
-            f'{title}: what was blank takes no room',
+            f'{title}: blank parts take no room',
             allocated <= self.least + SLACK,
             f'{allocated / _MIB:.1f} MiB, {self.least / _MIB:.1f} MiB before')
 
@@ -143,7 +186,7 @@ def nothing_left(lab: cloud.Lab, report: reports.Report, title: str,
     report.check(f'{title}: no other volume is left, none is missing',
                  not left, ', '.join(sorted(left)))
     known = {volume.id for volume in lab.cloud.block_storage.volumes()}
-    report.check(f'{title}: Cinder knows of as many',
+    report.check(f'{title}: Cinder lists the same number',
                  len(known) == len(names), f'{len(known)}')
     luns = [lun for host in topology.CLIENTS
             for lun in lab.storage.luns(host.name)]

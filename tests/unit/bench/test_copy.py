@@ -94,7 +94,7 @@ class ClaimsTest(testtools.TestCase):
         self.assertEqual([], [name for name in found if 'Cinder' in name])
 
     def test_fastest_peer_round_by_round(self):
-        name = 'not clearly slower than rbd, the fastest other tool'
+        name = 'not clearly slower than the fastest other tool'
         slow = row('qemu-img', 50, 50, 50, 50)
         peer = row('rbd', 100, 200, 100, 100)
         # All took twice as long in the second round: no difference.
@@ -104,7 +104,7 @@ class ClaimsTest(testtools.TestCase):
                               peer)[name])
 
     def test_half_of_the_rounds_is_noise(self):
-        name = 'not clearly slower than rbd, the fastest other tool'
+        name = 'not clearly slower than the fastest other tool'
         peer = row('rbd', 100, 100, 100, 100, 100)
         self.assertTrue(held(row('series', 90, 95, 98, 101, 110),
                              peer)[name])
@@ -124,8 +124,8 @@ class ClaimsTest(testtools.TestCase):
             self.assertIs(expected, found[name])
 
     def test_processors_time_of_the_most_frugal(self):
-        name = ("processors' time at most 1.1 times that of nbdcopy, the "
-                'most frugal other tool')
+        name = ("processors' time at most 1.1 times the time of the most "
+                'frugal other tool')
         peers = row('rbd', 900, cpu=2), row('nbdcopy', 100, cpu=1)
         self.assertTrue(held(row('series', 1, cpu=1.1), *peers)[name])
         self.assertFalse(held(row('series', 1, cpu=1.2), *peers)[name])
@@ -158,7 +158,8 @@ class CeilingTest(testtools.TestCase):
     def test_stands_beside_the_claim(self):
         rows = [*self.rows, row('series', 600), row('rbd', 500)]
         [claim] = [claim for claim in copy_claims.claims(rows)
-                   if 'slower than rbd' in claim.name]
+                   if 'slower than' in claim.name]
+        self.assertIn('MiB/s with rbd;', claim.figure)
         self.assertIn("0.50 of rados bench's 1200", claim.figure)
 
 
@@ -187,6 +188,31 @@ class CasesTest(testtools.TestCase):
         error = self.assertRaises(errors.BlockpathError, copy.cases,
                                   ['rbd-tape'])
         self.assertIn('rbd-file/random/0', str(error))
+
+
+class ExpectedTest(testtools.TestCase):
+
+    def test_names_are_those_of_the_claims(self):
+        names = copy.expected(copy.cases(), copy_tools.TOOLS)
+        rows = [row(tool, 100, case=case.fill, direction=case.direction,
+                    delay=case.delay_ms)
+                for case in copy.cases() for tool in copy_tools.TOOLS
+                if copy_tools.can_copy(tool, case.direction)]
+        self.assertEqual([claim.name for claim in copy_claims.claims(rows)],
+                         names[len(rows):])
+        self.assertEqual(len(set(names)), len(names))
+        self.assertIn('rbd-file/random/2: nbdcopy made a true copy', names)
+
+    def test_a_tool_is_held_to_what_it_can_do(self):
+        names = copy.expected(copy.cases(['iscsi-rbd/zeros']),
+                              copy_tools.TOOLS)
+        self.assertEqual(
+            ['iscsi-rbd/zeros/0: series made a true copy',
+             'iscsi-rbd/zeros/0: qemu-img made a true copy',
+             'iscsi-rbd/zeros/0: nbdcopy made a true copy',
+             "iscsi-rbd zeros: processors' time at most 1.1 times the time "
+             'of the most frugal other tool',
+             'memory over idle: at most 128 MiB at the peak'], names)
 
 
 class OrderTest(testtools.TestCase):
