@@ -140,13 +140,15 @@ def tempest(regex: str | None, keep: bool) -> None:
     up.
     """
     session.need_root()
+    from blockpath.console import progress
     from blockpath.tempest import environment
     from blockpath.tempest import prepare
     from blockpath.tempest import runner
     if not environment.made():
         click.echo('installing tempest, in half a minute ...')
         environment.make()
-    with session.running(keep) as (lab, output):
+    with (session.interruptible(), progress.report() as output,
+          session.running(output, keep) as lab):
         output.say('preparing the lab for tempest')
         folder = prepare.prepare(lab, output.say)
         runner.perform(lab, folder, regex)
@@ -170,7 +172,8 @@ class Scenarios(click.Group):
             params=list(getattr(module, 'OPTIONS', ())),
             callback=lambda **options: session.perform(
                 functools.partial(module.run, **options),
-                paths.BUILD / cmd_name, ctx.params['keep']))
+                paths.BUILD / cmd_name, module.expected(**options),
+                ctx.params['keep']))
 
     def format_commands(self, ctx: click.Context,
                         formatter: click.HelpFormatter) -> None:
@@ -184,7 +187,7 @@ class Scenarios(click.Group):
 @click.option('--keep', is_flag=True,
               help='Leave a lab up that was started for this.')
 def run(keep: bool) -> None:
-    """Run a scenario; exit code 1 when one of its checks fails.
+    """Run a scenario; exit code 1 unless each of its checks passes.
 
     A lab is started for it, and stopped afterwards, unless one is up.
     """

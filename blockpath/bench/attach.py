@@ -59,7 +59,7 @@ def expected(rounds: int, cycles: int) -> list[str]:
     """Name the checks of a run with these options."""
     names = [f'one portal dead: at most {RATIO} times as long as with both, '
              f'and one login of {LOGIN_S} s',
-             'portals told: no discovery']
+             'both portals given: no discovery']
     if cycles:
         title = _title(cycles)
         names += [f'{cycles} times {VOLUMES} volumes: all rigs lasted',
@@ -168,7 +168,8 @@ class Bench:
         """Calls of open-iscsi's program while a volume is attached."""
         rows = []
         with self._target() as iqn, self._report.step('calls of iscsiadm'):
-            for case, networks in (('portals told', 2), ('one told', 1)):
+            for case, networks in (('both portals given', 2),
+                                   ('one given', 1)):
                 data = volumes.data(self._up, iqn, 0, networks)
                 for tool, tree in TREES.items():
                     began = len(self._inside('calls'))
@@ -184,8 +185,8 @@ class Bench:
                                         [len(counted)], 'calls')
                              for what, counted in (('calls', iscsiadm),
                                                    ('discoveries', found))]
-                    if (case, tool) == ('portals told', 'series'):
-                        self._report.check('portals told: no discovery',
+                    if (case, tool) == ('both portals given', 'series'):
+                        self._report.check('both portals given: no discovery',
                                            not found, f'{len(found)}')
         return rows
 

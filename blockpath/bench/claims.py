@@ -9,49 +9,17 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""A measurement from its start to what is said of it."""
+"""Rows of measurements."""
 
-from collections.abc import Callable
 from collections.abc import Iterable
-import pathlib
 import statistics
 from typing import Any
 
-import click
 import rich.box
-import rich.console
 import rich.table
-
-from blockpath.cloud import session
-from blockpath.console import progress
-from blockpath.console import report as reports
-from blockpath import errors
 
 #: What was measured of a case with a tool: ``median``, ``min`` and ``max``.
 Row = dict[str, Any]
-
-
-def perform(folder: pathlib.Path,
-            measure: Callable[[reports.Report], None]) -> None:
-    """Measure, write a page, and say which claims held.
-
-    :param folder: of the page
-    :raises BlockpathError: a claim did not hold
-    """
-    session.need_root()
-    with session.interruptible(), progress.report() as output:
-        report = reports.Report(output, folder)
-        try:
-            measure(report)
-        finally:
-            page = report.write()
-    rich.console.Console().print(report.table())
-    click.echo(f'{page} shows it')
-    if report.failed:
-        raise errors.BlockpathError(
-            f'{len(report.failed)} of {len(report.checks)} claims did not '
-            f'hold: {"; ".join(report.failed)}')
-    click.echo(f'all {len(report.checks)} claims held')
 
 
 def row(case: str, tool: str, values: Iterable[float], unit: str) -> Row:

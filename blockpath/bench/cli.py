@@ -50,7 +50,7 @@ def migrate(rounds: int, volumes: int, keep: bool) -> None:
     from blockpath.bench import migrate as bench
     session.perform(functools.partial(bench.run, rounds=rounds,
                                       volumes=volumes),
-                    FOLDER / 'migrate', keep)
+                    FOLDER / 'migrate', bench.expected(rounds, volumes), keep)
 
 
 @group.command()
@@ -76,7 +76,8 @@ def copy(size: int, rounds: int, only: tuple[str, ...],
     --rounds 1" a few minutes.
     """
     from blockpath.bench import copy as bench
-    bench.perform(FOLDER / 'copy', size << 20, rounds, only, tools)
+    bench.perform(FOLDER / 'copy', size << 20, rounds, only,
+                  tuple(dict.fromkeys(tools)))
 
 
 @group.command()
@@ -94,9 +95,9 @@ def attach(rounds: int, cycles: int) -> None:
     what is left after many times. The hundred cycles take most of an hour.
     """
     from blockpath.bench import attach as bench
-    from blockpath.bench import claims
-    claims.perform(FOLDER / 'attach', functools.partial(
-        bench.run, rounds=rounds, cycles=cycles))
+    session.conduct(functools.partial(bench.run, rounds=rounds,
+                                      cycles=cycles),
+                    FOLDER / 'attach', bench.expected(rounds, cycles))
 
 
 @group.command()
@@ -108,7 +109,6 @@ def targets(volumes: int) -> None:
     By Cinder's own manager and a tgtd beside those that are running: how long
     it takes when there are many already. Half a minute.
     """
-    from blockpath.bench import claims
     from blockpath.bench import targets as bench
-    claims.perform(FOLDER / 'targets', functools.partial(
-        bench.run, volumes=volumes))
+    session.conduct(functools.partial(bench.run, volumes=volumes),
+                    FOLDER / 'targets', bench.expected(volumes))

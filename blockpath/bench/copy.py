@@ -29,13 +29,13 @@ import rich.box
 import rich.console
 import rich.table
 
-from blockpath.bench import claims
 from blockpath.bench import copy_claims
 from blockpath.bench import copy_measure
 from blockpath.bench import copy_plot
 from blockpath.bench import copy_site
 from blockpath.bench import copy_tools
 from blockpath.bench import copy_volumes
+from blockpath.cloud import session
 from blockpath.console import report as reports
 from blockpath import errors
 
@@ -108,16 +108,17 @@ def _true_copy(case: Case, tool: str) -> str:
 
 def perform(folder: pathlib.Path, size: int, rounds: int,
             only: Sequence[str], tools: Sequence[str]) -> None:
-    """Measure, write the rows and a page, and say what held.
+    """Measure, write the rows and a page, and print which claims hold.
 
-    :param folder: of the page; the rows go beside it
+    :param folder: of the page; the rows go next to it
     :param size: of each volume, bytes
-    :raises BlockpathError: a claim did not hold
+    :raises BlockpathError: a claim does not hold
     """
     chosen = cases(only)
     copy_site.check_memory(size)
-    claims.perform(folder, functools.partial(
-        run, size=size, rounds=rounds, chosen=chosen, tools=tools))
+    session.conduct(functools.partial(run, size=size, rounds=rounds,
+                                      chosen=chosen, tools=tools),
+                    folder, expected(chosen, tools))
 
 
 def run(report: reports.Report, size: int, rounds: int,

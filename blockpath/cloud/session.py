@@ -9,14 +9,19 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Run something on a lab that is started for it, or on the one that is up."""
+"""Run something that is reported, on a lab or without one.
+
+The lab is the one that is up, or one that is started for it.
+"""
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import os
 import pathlib
 import signal
+import traceback
 import typing
 
 import click
@@ -31,6 +36,8 @@ if typing.TYPE_CHECKING:
 
 #: What is played: it takes the lab and the report.
 Play: typing.TypeAlias = 'Callable[[cloud.Lab, reports.Report], None]'
+#: What is done without a lab.
+Work: typing.TypeAlias = 'Callable[[reports.Report], None]'
 
 
 def need_root() -> None:
@@ -55,55 +62,80 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(keep: bool = False
-            ) -> 'Iterator[tuple[cloud.Lab, progress.Display]]':
-    """A lab: the one that is up, or one that is started for the block.
+def running(output: 'progress.Display', keep: bool = False
+            ) -> 'Iterator[cloud.Lab]':
+    """Yield a lab: the one that is up, or one started for the block.
 
-    This thread is on the control host then.
+    The calling thread is on the control host in the block.
 
+    :param output: shows how a start goes
     :param keep: leave a lab up that was started for this
     """
-    need_root()
     # Not before they are needed: this module also serves --help.
     from blockpath.cloud import cloud
     from blockpath.cloud import lifecycle
     from blockpath.cloud import start
-    from blockpath.console import progress
     import openstack.exceptions
     site = topology.Site()
-    with interruptible(), progress.report() as output:
-        started = start.up(site, output)
-        try:
-            lab = cloud.Lab(site)
-            lab.enter()
-            lab.storage.heal()
-            yield lab, output
-        except openstack.exceptions.SDKException as exc:
-            raise errors.LabError(f'the cloud refused: {exc}') from exc
-        finally:
-            if started and not keep:
-                with lifecycle.locked(site):
-                    lifecycle.clear(site)
+    started = start.up(site, output)
+    try:
+        lab = cloud.Lab(site)
+        lab.enter()
+        lab.storage.heal()
+        yield lab
+    except openstack.exceptions.SDKException as exc:
+        raise errors.LabError(f'the cloud refused: {exc}') from exc
+    finally:
+        if started and not keep:
+            with lifecycle.locked(site):
+                lifecycle.clear(site)
 
 
-def perform(play: Play, folder: pathlib.Path, keep: bool = False) -> None:
-    """Play, with a report in `folder`, and show what came of it.
+def perform(play: Play, folder: pathlib.Path, expected: Sequence[str],
+            keep: bool = False) -> None:
+    """Play on a lab, and report; see :func:`conduct`.
 
     :param keep: leave a lab up that was started for this
-    :raises LabError: naming the checks that failed
     """
+    def work(report: 'reports.Report') -> None:
+        report.evidence.append(topology.Site().log)
+        with running(report.output, keep) as lab:
+            play(lab, report)
+
+    conduct(work, folder, expected)
+
+
+def conduct(work: Work, folder: pathlib.Path, expected: Sequence[str]
+            ) -> None:
+    """Do something, write its report, and print the verdict.
+
+    The page is written first as that of a run that was broken off, and again
+    at the end.
+
+    :param folder: of the report
+    :param expected: names of the checks that must be made
+    :raises LabError: it was broken off, a check failed, or others were made
+        than those expected
+    """
+    need_root()
+    from blockpath.console import progress
     from blockpath.console import report as reports
     import rich.console
-    with running(keep) as (lab, output):
-        report = reports.Report(output, folder)
+    with interruptible():
+        output = progress.report()
+        report = reports.Report(output, folder, expected)
+        report.write()
+        click.echo(f'page: {report.page.absolute().as_uri()}')
         try:
-            play(lab, report)
-        finally:
-            page = report.write()
-    rich.console.Console().print(report.table())
-    click.echo(f'{page} shows it')
-    if report.failed:
-        raise errors.LabError(f'{len(report.failed)} of '
-                              f'{len(report.checks)} checks failed: '
-                              f'{"; ".join(report.failed)}')
-    click.echo(f'all {len(report.checks)} checks passed')
+            with output:
+                work(report)
+            report.finish()
+        except BaseException as exc:
+            report.break_off(exc)
+            if not isinstance(exc, (click.ClickException, KeyboardInterrupt)):
+                traceback.print_exception(exc)
+        report.write()
+        rich.console.Console().print(report.table())
+    if report.ended != 'passed':
+        raise errors.LabError(report.outcome())
+    click.echo(report.outcome())

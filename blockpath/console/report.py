@@ -11,11 +11,23 @@
 #    under the License.
 """What a run found out: checks, figures, plots; as a table, JSON and HTML.
 
-``report.json`` holds ``{"machine", "versions", "acts": [{"name", "passed",
-"figure"}], "checks": [{"name", "passed", "figure"}], "figures": {…}}``; a
-measurement ``{"machine", "versions", "rows": […]}``.
+``report.json`` holds::
+
+    {"ended": "passed" | "failed" | "broken off",
+     "error": the message of what broke it off, or null,
+     "step": the step that this happened in, or null,
+     "seconds": since the begin,
+     "expected": how many checks were listed beforehand,
+     "missing": [names of those that were not made],
+     "unexpected": [names of others, or of those that were made again],
+     "acts": [{"name", "passed", "figure"}],
+     "checks": [{"name", "passed", "figure"}],
+     "figures": {…}, "machine": {…}, "versions": {…}}
+
+A measurement's rows are ``{"machine", "versions", "rows": […]}``.
 """
 
+import collections
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -30,13 +42,15 @@ import platform
 import subprocess
 import time
 from typing import Any
-from typing import Protocol
 
 import jinja2
 import matplotlib.figure
 import rich.box
 import rich.markup
 import rich.table
+
+from blockpath.console import progress
+from blockpath import errors
 
 _PAGE = jinja2.Environment(
     loader=jinja2.PackageLoader('blockpath.console'), autoescape=True,
@@ -92,19 +106,59 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tally:
+    """Checks that were made, held against the names listed beforehand."""
+
+    expected: Sequence[str]
+    checks: Sequence[Check]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the checks that did not pass."""
+        return [check.name for check in self.checks if not check.passed]
+
+    @property
+    def missing(self) -> list[str]:
+        """Names that were listed and not checked."""
+        made = {check.name for check in self.checks}
+        return [name for name in self.expected if name not in made]
+
+    @property
+    def unexpected(self) -> list[str]:
+        """Names that were checked more often than they were listed."""
+        made = collections.Counter(check.name for check in self.checks)
+        return list(made - collections.Counter(self.expected))
+
+    @property
+    def passed(self) -> bool:
+        """Just what was listed was checked, something was, and all passed."""
+        return bool(self.checks) and not (
+            self.failed or self.missing or self.unexpected)
+
+    def __str__(self) -> str:
+        wrong = {*self.failed, *self.missing}
+        count = sum(name not in wrong for name in self.expected)
+        return f'{count} of {len(self.expected)} expected checks passed'
+
+
+@dataclasses.dataclass(frozen=True)
 class Act:
-    """A part of a run, with its checks and how long it took."""
+    """A part of a run, with its checks and how long it took.
+
+    :ivar error: the message of what broke it off; empty: it came to its end
+    """
 
     title: str
-    checks: Sequence[Check]
+    tally: Tally
     seconds: float
+    error: str = ''
 
     def check(self) -> Check:
-        """Whether all of its checks passed, as one."""
-        passed = sum(check.passed for check in self.checks)
-        return Check(self.title, passed == len(self.checks),
-                     f'{passed} of {len(self.checks)} checks, '
-                     f'{self.seconds:.0f} s')
+        """Return, as one check, whether all went as listed."""
+        figure = f'{self.tally}, {self.seconds:.0f} s'
+        if self.error:
+            figure = f'broken off: {self.error}; {figure}'
+        return Check(self.title, self.tally.passed and not self.error, figure)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,66 +171,108 @@ class Section:
     listings: Sequence[tuple[str, str]] = ()
 
 
-class Output(Protocol):
-    """Where progress is shown."""
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those that it followed."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
-    def say(self, text: str) -> None:
-        ...
 
-    def started(self, name: str) -> None:
-        ...
+def _message(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return 'interrupted'
+    if isinstance(error, errors.BlockpathError):
+        return error.message
+    return f'{type(error).__name__}: {error}'
 
-    def done(self, name: str, seconds: float) -> None:
-        ...
 
-    def failed(self, name: str, seconds: float) -> None:
-        ...
+@dataclasses.dataclass(frozen=True)
+class Break:
+    """A step that an exception ended."""
+
+    step: str
+    seconds: float
+    error: BaseException
 
 
 class Report:
     """What a run finds, as it goes and as files afterwards.
 
+    It counts as broken off until :meth:`finish` is called, so that a run
+    that is killed leaves no other verdict.
+
     :param output: shows progress
     :param folder: for the report, and whatever else the run writes
+    :param expected: names of the checks that the run must make, each once
+    :ivar error: the message of what broke it off; None: it came to its end
+    :ivar broken: the step that this happened in, if there was one
+    :ivar evidence: files and folders to look at after a failure
+    :raises ValueError: a name is listed twice
     """
 
-    def __init__(self, output: Output, folder: pathlib.Path) -> None:
-        self._output = output
+    def __init__(self, output: progress.Display, folder: pathlib.Path,
+                 expected: Sequence[str]) -> None:
+        twice = collections.Counter(expected) - collections.Counter(
+            set(expected))
+        if twice:
+            raise ValueError(f'listed twice: {", ".join(twice)}')
+        self.output = output
         self.folder = folder
+        self.expected = tuple(expected)
+        self.error: str | None = 'it still runs, or it was killed'
+        self.broken: Break | None = None
+        self.evidence: list[pathlib.Path] = []
+        self._breaks: list[Break] = []
+        self._began = time.monotonic()
+        self._seconds: float | None = None
         self.checks: list[Check] = []
         self.acts: list[Act] = []
         self.figures: dict[str, Any] = {}
         self.sections: list[Section] = []
 
     def say(self, text: str) -> None:
-        self._output.say(text)
+        self.output.say(text)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Show that something is being done, how it ends, and when."""
-        started = time.monotonic()
-        self._output.started(name)
+        began = time.monotonic()
+        self.output.started(name)
         try:
             yield
-        except BaseException:
-            self._output.failed(name, time.monotonic() - started)
+        except BaseException as error:
+            seconds = time.monotonic() - began
+            # The innermost of several steps comes first.
+            self._breaks.append(Break(name, seconds, error))
+            self.output.failed(name, seconds)
             raise
-        self._output.done(name, time.monotonic() - started)
+        self.output.done(name, time.monotonic() - began)
 
     @contextlib.contextmanager
-    def act(self, title: str) -> Iterator[None]:
-        """Take what is checked in this block together."""
-        started, first = time.monotonic(), len(self.checks)
+    def act(self, title: str, expected: Sequence[str]) -> Iterator[None]:
+        """Take what is checked in this block together.
+
+        :param expected: names of the checks that the block must make
+        """
+        began, first = time.monotonic(), len(self.checks)
         self.say(title)
+
+        def end(error: str = '') -> None:
+            self.acts.append(Act(
+                title, Tally(expected, tuple(self.checks[first:])),
+                time.monotonic() - began, error))
+
         try:
             yield
-        finally:
-            self.acts.append(Act(title, tuple(self.checks[first:]),
-                                 time.monotonic() - started))
+        except BaseException as error:
+            end(_message(error))
+            raise
+        end()
 
     def check(self, name: str, passed: object, figure: str = '') -> bool:
         """Note whether something is as it must be.
 
+        :param name: one of those listed beforehand
         :param passed: anything; only its truth counts
         :param figure: what was seen, for people
         """
@@ -185,6 +281,90 @@ class Report:
         self.say(f'{"ok" if check.passed else "FAILED"}: {name}'
                  f'{f" ({figure})" if figure else ""}')
         return check.passed
+
+    def finish(self) -> None:
+        """Note that the run came to its end."""
+        self._seconds = self.seconds
+        self.error = None
+
+    def break_off(self, error: BaseException) -> None:
+        """Note that an exception ended the run.
+
+        When a clean-up failed as well, the step that failed first is named,
+        and both messages are kept.
+        """
+        self._seconds = self.seconds
+        self.error = _message(error)
+        chain = list(_chain(error))
+        for each in self._breaks:
+            if each.error in chain:
+                self.broken = each
+                break
+        # What was only raised in other words is one error.
+        if self.broken and self.broken.error not in (error, error.__cause__):
+            self.error = f'{_message(self.broken.error)}; then: {self.error}'
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took, or has taken until now."""
+        if self._seconds is None:
+            return time.monotonic() - self._began
+        return self._seconds
+
+    @property
+    def tally(self) -> Tally:
+        return Tally(self.expected, self.checks)
+
+    @property
+    def ended(self) -> str:
+        """The verdict: ``passed``, ``failed`` or ``broken off``."""
+        if self.error is not None:
+            return 'broken off'
+        return 'passed' if self.tally.passed else 'failed'
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line."""
+        if self.ended == 'passed':
+            return 'PASSED'
+        if self.broken:
+            return (f'FAILED: broken off in step {self.broken.step!r} after '
+                    f'{self.broken.seconds:.0f} s: {self.error}')
+        if self.error is not None:
+            return (f'FAILED: broken off after {self.seconds:.0f} s: '
+                    f'{self.error}')
+        tally = self.tally
+        counts = ((len(tally.failed), 'failed'),
+                  (len(tally.missing), 'not made'),
+                  (len(tally.unexpected), 'not expected'))
+        return 'FAILED: ' + (', '.join(
+            f'{number} check{"s" if number > 1 else ""} {what}'
+            for number, what in counts if number) or 'nothing was checked')
+
+    @property
+    def problems(self) -> list[str]:
+        """The checks that speak against the run, a line each.
+
+        Of a run that was broken off, those that it did not come to are left
+        out.
+        """
+        tally = self.tally
+        missing = tally.missing if self.error is None else ()
+        return [*(f'failed: {name}' for name in tally.failed),
+                *(f'not made: {name}' for name in missing),
+                *(f'not expected: {name}' for name in tally.unexpected)]
+
+    @property
+    def page(self) -> pathlib.Path:
+        return self.folder / 'report.html'
+
+    def outcome(self) -> str:
+        """The verdict, and where to look, in several lines."""
+        lines = [f'{self.headline}; {self.tally}']
+        if self.ended != 'passed':
+            lines += [*self.problems,
+                      *(f'log: {path}' for path in self.evidence)]
+        return '\n'.join([*lines, f'page: {self.page.absolute().as_uri()}'])
 
     def figure(self, name: str, value: Any) -> None:
         """Note a measurement, for JSON."""
@@ -195,40 +375,52 @@ class Report:
         """Add to the page, above the checks."""
         self.sections.append(Section(title, text, plots, listings))
 
-    @property
-    def failed(self) -> list[str]:
-        """Names of the checks that did not pass."""
-        return [check.name for check in self.checks if not check.passed]
-
-    def write(self) -> pathlib.Path:
-        """Write ``report.json`` and the page, of a failed run as well.
-
-        :returns: the path of the page
-        """
+    def write(self) -> None:
+        """Write ``report.json`` and the page, whatever the verdict."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        data = {'machine': machine(), 'versions': versions(),
+        tally = self.tally
+        data = {'ended': self.ended, 'error': self.error,
+                'step': self.broken.step if self.broken else None,
+                'seconds': round(self.seconds, 1),
+                'expected': len(self.expected), 'missing': tally.missing,
+                'unexpected': tally.unexpected,
                 'acts': [dataclasses.asdict(act.check())
                          for act in self.acts],
                 'checks': [dataclasses.asdict(check)
                            for check in self.checks],
-                'figures': self.figures}
+                'figures': self.figures,
+                'machine': machine(), 'versions': versions()}
         (self.folder / 'report.json').write_text(
             json.dumps(data, indent=1, default=str) + '\n')
-        page = self.folder / 'report.html'
-        page.write_text(_PAGE.get_template('report.html.j2').render(
-            name=self.folder.name, sections=self.sections, **data))
-        return page
+        self.page.write_text(_PAGE.get_template('report.html.j2').render(
+            name=self.folder.name, report=self, **data))
 
     def table(self) -> rich.table.Table:
-        """The checks; of acts only a line each, and what failed."""
+        """The checks and the verdict; of acts only a line each.
+
+        Of a run that was broken off, the checks that it did not come to are
+        left out.
+        """
         table = rich.table.Table('', 'check', 'seen', box=rich.box.SIMPLE)
-        played = {id(check) for act in self.acts for check in act.checks}
+
+        def add(check: Check, right: str = 'ok', wrong: str = 'FAILED'
+                ) -> None:
+            table.add_row(f'[green]{right}[/]' if check.passed else
+                          f'[red]{wrong}[/]', rich.markup.escape(check.name),
+                          rich.markup.escape(check.figure))
+
+        played = {id(check) for act in self.acts for check in act.tally.checks}
         for check in [*(act.check() for act in self.acts),
                       *(check for check in self.checks
                         if not check.passed or id(check) not in played)]:
-            table.add_row('[green]ok[/]' if check.passed else '[red]FAILED[/]',
-                          rich.markup.escape(check.name),
-                          rich.markup.escape(check.figure))
+            add(check)
+        if self.error is None:
+            for name in self.tally.missing:
+                add(Check(name, False), wrong='NOT MADE')
+        for name in self.tally.unexpected:
+            add(Check(name, False), wrong='NOT EXPECTED')
+        table.add_section()
+        add(Check(self.headline, self.ended == 'passed', str(self.tally)))
         return table
 
 

@@ -146,9 +146,11 @@ def unnoticed(stall: float, rest: float) -> bool:
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
     with leak_watch.Lookout(lab, {lab.daemons.ceph.key()}) as watch:
-        with report.act('1: a guest that writes moves between targets'):
+        with report.act('1: a guest that writes moves between targets',
+                        guest_checks()):
             guest(lab, report)
-        with report.act('2: volumes move between iSCSI and Ceph'):
+        with report.act('2: volumes move between iSCSI and Ceph',
+                        volume_checks()):
             volumes.play(lab, report)
             copying.play(lab, report)
     watch.tell(report, volumes.SECRET)

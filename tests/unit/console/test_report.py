@@ -9,70 +9,317 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""A run's table: all checks, or a line for each act."""
+"""A run's verdict and what is shown of it: on the page, in JSON, as a table.
+
+A verdict is red unless just the checks that were listed were made, all of
+them passed, and the run came to its end.
+"""
 
 import io
 import json
 import pathlib
+from typing import Any
 
+import lxml.html
 import rich.console
 
 from blockpath.console import progress
 from blockpath.console import report as reports
+from blockpath import errors
 from tests.unit.series import base
 
+#: Red or green, as the page's style has it.
+RED, GREEN = 'failed', 'ok'
 
-class ReportTest(base.TestCase):
 
-    def setUp(self):
-        super().setUp()
+class ReportTestCase(base.TestCase):
+
+    def start(self, *expected: str) -> reports.Report:
         self.out = io.StringIO()
-        self.report = reports.Report(progress.Plain(self.out),
-                                     pathlib.Path(self.temp))
+        return reports.Report(progress.Plain(self.out),
+                              pathlib.Path(self.temp), expected)
 
-    def table(self):
+    def table(self, report: reports.Report) -> str:
         out = io.StringIO()
-        rich.console.Console(file=out, width=200).print(self.report.table())
+        rich.console.Console(file=out, width=200).print(report.table())
         return out.getvalue()
 
+    def page(self, report: reports.Report) -> Any:
+        report.write()
+        return lxml.html.parse(report.page).getroot()
+
+    def verdict(self, report: reports.Report) -> tuple[str, str]:
+        """The colour of the page's verdict, and its text."""
+        [shown] = self.page(report).xpath('//*[@id="verdict"]')
+        return (shown.get('class'),
+                ' '.join(' '.join(shown.itertext()).split()))
+
+    def data(self, report: reports.Report) -> dict[str, Any]:
+        report.write()
+        return json.loads((report.folder / 'report.json').read_text())
+
+    def break_off(self, report: reports.Report, error: BaseException,
+                  step: str = 'the migration') -> None:
+        """Let an exception break the run off in a step."""
+        try:
+            with report.step(step):
+                raise error
+        except BaseException as exc:
+            report.break_off(exc)
+
+
+class VerdictTest(ReportTestCase):
+
+    def test_passed(self):
+        report = self.start('one', 'two')
+        report.check('two', True)
+        report.check('one', True)
+        report.finish()
+        self.assertEqual((GREEN, 'PASSED 2 of 2 expected checks passed'),
+                         self.verdict(report))
+        data = self.data(report)
+        self.assertEqual(('passed', None, None, 2, [], []), tuple(
+            data[key] for key in ('ended', 'error', 'step', 'expected',
+                                  'missing', 'unexpected')))
+        self.assertIn('PASSED', self.table(report))
+        self.assertNotIn('FAILED', self.table(report))
+        self.assertEqual(
+            f'PASSED; 2 of 2 expected checks passed\npage: '
+            f'file://{self.temp}/report.html', report.outcome())
+
+    def assert_failed(self, report: reports.Report, headline: str,
+                      problem: str) -> None:
+        self.assertEqual('failed', self.data(report)['ended'])
+        self.assertEqual((RED, headline), self.verdict(report))
+        [problems] = self.page(report).xpath('//*[@id="problems"]')
+        self.assertEqual(problem, problems.text_content().strip())
+        self.assertIn(problem, report.outcome().splitlines())
+        self.assertIn('FAILED', self.table(report))
+        self.assertNotIn('PASSED', self.table(report))
+
+    def test_a_check_that_failed(self):
+        report = self.start('one', 'two')
+        report.check('one', True)
+        report.check('two', False)
+        report.finish()
+        self.assert_failed(
+            report, 'FAILED: 1 check failed 1 of 2 expected checks passed',
+            'failed: two')
+
+    def test_a_check_that_was_not_made(self):
+        report = self.start('one', 'two')
+        report.check('one', True)
+        report.finish()
+        self.assert_failed(
+            report, 'FAILED: 1 check not made 1 of 2 expected checks passed',
+            'not made: two')
+        self.assertEqual(['two'], self.data(report)['missing'])
+
+    def test_a_check_that_was_not_listed(self):
+        report = self.start('one')
+        report.check('one', True)
+        report.check('two', True)
+        report.finish()
+        self.assert_failed(
+            report, 'FAILED: 1 check not expected 1 of 1 expected checks '
+            'passed', 'not expected: two')
+        self.assertEqual(['two'], self.data(report)['unexpected'])
+
+    def test_a_check_that_was_made_twice(self):
+        report = self.start('one')
+        report.check('one', True)
+        report.check('one', True)
+        report.finish()
+        self.assert_failed(
+            report, 'FAILED: 1 check not expected 1 of 1 expected checks '
+            'passed', 'not expected: one')
+
+    def test_no_check_at_all(self):
+        report = self.start()
+        report.finish()
+        self.assertEqual('failed', report.ended)
+        self.assertEqual(
+            (RED, 'FAILED: nothing was checked 0 of 0 expected checks '
+             'passed'), self.verdict(report))
+
+    def test_a_name_that_is_listed_twice(self):
+        error = self.assertRaises(ValueError, self.start, 'one', 'two', 'one')
+        self.assertEqual('listed twice: one', str(error))
+
+
+class BrokenOffTest(ReportTestCase):
+
+    def test_the_step_and_the_message(self):
+        report = self.start('one', 'two')
+        report.check('one', True)
+        self.break_off(report,
+                       errors.BlockpathError('0 of 100 records arrived'))
+        colour, text = self.verdict(report)
+        self.assertEqual(RED, colour)
+        self.assertEqual(
+            "FAILED: broken off in step 'the migration' after 0 s: "
+            '0 of 100 records arrived 1 of 2 expected checks passed', text)
+        data = self.data(report)
+        self.assertEqual(
+            ('broken off', '0 of 100 records arrived', 'the migration', 2,
+             ['two']), tuple(data[key] for key in (
+                 'ended', 'error', 'step', 'expected', 'missing')))
+        self.assertIn('broken off in step', self.table(report))
+        self.assertIn('1 of 2 expected', self.table(report))
+
+    def test_all_expected_checks_do_not_save_it(self):
+        report = self.start('one')
+        report.check('one', True)
+        self.break_off(report, KeyError('why'))
+        self.assertEqual('broken off', self.data(report)['ended'])
+        self.assertEqual(RED, self.verdict(report)[0])
+        self.assertIn("KeyError: 'why'", report.headline)
+
+    def test_interrupted(self):
+        report = self.start('one')
+        self.break_off(report, KeyboardInterrupt())
+        self.assertEqual('interrupted', self.data(report)['error'])
+        self.assertEqual(RED, self.verdict(report)[0])
+
+    def test_between_two_steps(self):
+        report = self.start('one')
+        with report.step('a step that went well'):
+            pass
+        report.break_off(KeyError('why'))
+        self.assertIsNone(self.data(report)['step'])
+        self.assertEqual("FAILED: broken off after 0 s: KeyError: 'why'",
+                         report.headline)
+
+    def test_not_the_step_whose_failure_was_dealt_with(self):
+        report = self.start('one')
+        self.assertRaises(ValueError, self.step_that_fails, report)
+        self.break_off(report, KeyError(), step='another')
+        self.assertEqual('another', self.data(report)['step'])
+        report.break_off(KeyError())
+        self.assertEqual('another', self.data(report)['step'])
+
+    def step_that_fails(self, report):
+        with report.step('of which the run makes a check'):
+            raise ValueError
+
+    def test_the_first_failure_is_the_one_that_counts(self):
+        report = self.start('one')
+        try:
+            try:
+                with report.step('outer'), report.step('inner'):
+                    raise errors.BlockpathError('the guest hangs')
+            finally:
+                with report.step('clean-up'):
+                    raise errors.BlockpathError('it cannot be deleted')
+        except errors.BlockpathError as exc:
+            report.break_off(exc)
+        self.assertEqual(
+            ('inner', 'the guest hangs; then: it cannot be deleted'),
+            tuple(self.data(report)[key] for key in ('step', 'error')))
+
+    def test_an_error_in_other_words(self):
+        report = self.start('one')
+        try:
+            try:
+                with report.step('inner'):
+                    raise KeyError('status')
+            except KeyError as exc:
+                raise errors.BlockpathError('the cloud refused') from exc
+        except errors.BlockpathError as exc:
+            report.break_off(exc)
+        self.assertEqual(
+            ('inner', 'the cloud refused'),
+            tuple(self.data(report)[key] for key in ('step', 'error')))
+
+    def test_killed(self):
+        report = self.start('one')
+        report.check('one', True)
+        self.assertEqual('broken off', self.data(report)['ended'])
+        self.assertEqual(RED, self.verdict(report)[0])
+        self.assertIn('it was killed', report.headline)
+
+    def test_what_failed_before_is_named_and_what_was_not_reached_is_not(self):
+        report = self.start('one', 'two', 'three')
+        report.check('one', False)
+        self.break_off(report, KeyError())
+        self.assertEqual(['failed: one'], report.problems)
+        self.assertNotIn('three', self.table(report))
+
+    def test_where_to_look(self):
+        report = self.start('one')
+        report.evidence += [pathlib.Path('/lab/log'),
+                            pathlib.Path('/lab/log/guest.log')]
+        self.break_off(report, errors.BlockpathError('why'))
+        self.assertEqual([
+            "FAILED: broken off in step 'the migration' after 0 s: why; "
+            '0 of 1 expected checks passed',
+            'log: /lab/log', 'log: /lab/log/guest.log',
+            f'page: file://{self.temp}/report.html'],
+            report.outcome().splitlines())
+
+    def test_a_step_that_fails_is_named_at_once(self):
+        report = self.start('one')
+        self.break_off(report, KeyError())
+        self.assertIn("FAILED in step 'the migration' after",
+                      self.out.getvalue())
+        self.assertNotIn('the migration (', self.out.getvalue())
+
+
+class ActTest(ReportTestCase):
+
+    def acts(self, report: reports.Report) -> list[tuple[str, bool]]:
+        return [(act['name'], act['passed'])
+                for act in self.data(report)['acts']]
+
     def test_without_acts_every_check_is_shown(self):
-        self.report.check('one', True)
-        self.report.check('two', False)
-        self.assertIn('one', self.table())
-        self.assertIn('two', self.table())
+        report = self.start('one', 'two')
+        report.check('one', True)
+        report.check('two', False)
+        self.assertIn('one', self.table(report))
+        self.assertIn('two', self.table(report))
 
     def test_of_an_act_only_what_failed(self):
-        with self.report.act('the first'):
-            self.report.check('works', True)
-        with self.report.act('the second'):
-            self.report.check('works', True)
-            self.report.check('breaks', False)
-        self.report.check('holds throughout', True)
-        table = self.table()
-        for text in ('1 of 1 checks', '1 of 2 checks', 'breaks',
-                     'holds throughout'):
+        report = self.start('first', 'works', 'breaks', 'holds throughout')
+        with report.act('the first', ['first']):
+            report.check('first', True)
+        with report.act('the second', ['works', 'breaks']):
+            report.check('works', True)
+            report.check('breaks', False)
+        report.check('holds throughout', True)
+        report.finish()
+        table = self.table(report)
+        for text in ('1 of 1 expected', '1 of 2 expected', 'breaks',
+                     'holds throughout', '3 of 4 expected'):
             self.assertIn(text, table)
         self.assertNotIn('works', table)
+        self.assertEqual([('the first', True), ('the second', False)],
+                         self.acts(report))
 
-    def test_a_step_that_fails_is_named(self):
+    def test_an_act_that_is_broken_off_has_failed(self):
         def play():
-            with self.report.step('the outer'), \
-                    self.report.step('the inner'):
-                raise KeyError
+            with report.act('the first', ['works']):
+                report.check('works', True)
+                raise errors.BlockpathError('the guest hangs')
 
-        self.assertRaises(KeyError, play)
-        self.assertIn("FAILED in step 'the inner' after", self.out.getvalue())
-        self.assertNotIn('the inner (', self.out.getvalue())
+        report = self.start('works')
+        self.assertRaises(errors.BlockpathError, play)
+        self.assertEqual([('the first', False)], self.acts(report))
+        page = self.page(report).text_content()
+        self.assertIn('broken off: the guest hangs; 1 of 1 expected', page)
+        self.assertIn('broken off: the guest hangs', self.table(report))
 
-    def test_an_act_that_is_broken_off_is_shown(self):
+    def test_an_act_that_is_interrupted_has_failed(self):
         def play():
-            with self.report.act('the first'):
-                self.report.check('works', True)
+            with report.act('the first', ['works']):
+                report.check('works', True)
                 raise KeyboardInterrupt
 
+        report = self.start('works')
         self.assertRaises(KeyboardInterrupt, play)
-        page = self.report.write().read_text()
-        self.assertIn('the first', page)
-        data = json.loads((self.report.folder / 'report.json').read_text())
-        self.assertEqual([('the first', True)], [
-            (act['name'], act['passed']) for act in data['acts']])
+        self.assertEqual([('the first', False)], self.acts(report))
+
+    def test_an_act_that_makes_fewer_checks_has_failed(self):
+        report = self.start('one', 'two')
+        with report.act('the first', ['one', 'two']):
+            report.check('one', True)
+        self.assertEqual([('the first', False)], self.acts(report))
