@@ -13,6 +13,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -66,6 +67,8 @@ class Servers:
         self._site = site
         self._hosts = hosts
         self._volumes = volumes
+        #: Copies of consoles and of QEMU's logs, in the log folder.
+        self.logs: set[pathlib.Path] = set()
 
     @property
     def _api(self) -> Any:
@@ -113,7 +116,8 @@ class Servers:
                           wait.PATIENCE, wait.POLL)
 
     def delete(self, server: Any) -> None:
-        """Delete a server and wait until it is gone."""
+        """Delete a server and wait until it is gone; its logs stay."""
+        self.keep_logs()
         self._api.delete_server(server.id)
 
         def gone() -> bool:
@@ -220,3 +224,18 @@ class Servers:
         return '\n'.join(
             f'{host}: {path.read_text("utf-8", "replace")[-2000:]}'
             for host, path in found.items() if path.exists())
+
+    def keep_logs(self) -> None:
+        """Copy consoles and QEMU's logs to the log folder.
+
+        Nova deletes a console with its server; the rest goes with the lab.
+        """
+        for host in self._hosts.names:
+            folder = self._site.host(host)
+            found = {f'guest-{path.parent.name}-{host}.log': path for path in
+                     folder.glob('nova/instances/*/console.log')}
+            found |= {f'qemu-{path.stem}-{host}.log': path for path in
+                      folder.glob('libvirt-log/qemu/*.log')}
+            for name, path in found.items():
+                shutil.copyfile(path, self._site.log / name)
+                self.logs.add(self._site.log / name)

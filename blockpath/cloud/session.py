@@ -100,7 +100,11 @@ def perform(play: Play, folder: pathlib.Path, expected: Sequence[str],
     def work(report: 'reports.Report') -> None:
         report.evidence.append(topology.Site().log)
         with running(report.output, keep) as lab:
-            play(lab, report)
+            try:
+                play(lab, report)
+            finally:
+                lab.servers.keep_logs()
+                report.evidence += sorted(lab.servers.logs)
 
     conduct(work, folder, expected)
 

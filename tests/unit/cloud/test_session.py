@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import types
 from typing import Any
@@ -133,18 +134,37 @@ class EndTestCase(lab_base.LabTest):
         return f'page: file://{self.build / name / "report.html"}\n'
 
 
+class FakeLab:
+    """A guest's console is found, and copied, as long as the lab is up."""
+
+    def __init__(self, console: pathlib.Path) -> None:
+        self.servers = self
+        self.logs: set[pathlib.Path] = set()
+        self._console = console
+        self.up = True
+
+    def keep_logs(self) -> None:
+        if self.up:
+            self.logs.add(self._console)
+
+
 class ScenarioTest(EndTestCase):
     """``blockpath lab run``, with a stand-in for the lab."""
 
     def setUp(self) -> None:
         super().setUp()
         self.patch(session, 'running', self.running)
-        self.lab = object()
+        self.console = self.site.log / 'guest-1-cmp1.log'
+        self.lab = FakeLab(self.console)
         self.torn_down: BaseException | None = None
 
     @contextlib.contextmanager
     def running(self, output: object, keep: bool) -> Iterator[object]:
-        yield self.lab
+        self.lab = FakeLab(self.console)
+        try:
+            yield self.lab
+        finally:
+            self.lab.up = False
         if self.torn_down:
             raise self.torn_down
 
@@ -173,7 +193,8 @@ class ScenarioTest(EndTestCase):
             self.assertEqual((ended, 'failed'), self.ended('smoke'))
             self.assertTrue(result.output.startswith(self.page('smoke')))
             self.assertTrue(result.output.endswith(
-                f'Error: {words}log: {self.site.log}\n' +
+                f'Error: {words}log: {self.site.log}\n'
+                f'log: {self.console}\n' +
                 self.page('smoke')), result.output)
             self.assertIn('FAILED', result.output.partition('Error:')[0])
 
