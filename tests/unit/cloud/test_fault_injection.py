@@ -11,7 +11,10 @@
 #    under the License.
 """Faults are undone, also when what happens under them fails."""
 
+from collections.abc import Callable
 import json
+import os
+import socket
 from unittest import mock
 
 from blockpath.cloud import fault_injection
@@ -96,12 +99,30 @@ class TestFaults(lab_base.LabTest):
         self.assertEqual('two', self.tgtd.passwords['chap-cmp2'])
 
     def test_hung_portal(self) -> None:
-        with mock.patch.object(fault_injection.namespaces, 'run_in') as listen:
+        # Loopback has the address of the storage host's namespace. It is of
+        # this process alone: others run this test at the same time.
+        pid = os.getpid()
+        here = f'127.{pid >> 16 & 63 | 64}.{pid >> 8 & 255}.{pid & 255}'
+
+        def run_in(name: str, function: Callable[[str], object],
+                   address: str) -> object:
+            self.assertEqual(self.site.netns('storage'), name)
+            return function({'10.77.0.22': here}[address])
+
+        with mock.patch.object(fault_injection.namespaces, 'run_in', run_in):
             with self.storage.hung_portal('cmp2'):
                 self.assertEqual(['10.77.0.21:3260'], self.tgtd.portal_list)
-        self.assertEqual('10.77.0.22', listen.call_args.args[2])
-        listen.return_value.close.assert_called_once_with()
-        self.assertIn('10.77.0.22:3260', self.tgtd.portal_list)
+                client = socket.create_connection((here, 3260), timeout=10)
+                self.addCleanup(client.close)
+                # It takes a login, and never answers.
+                client.sendall(bytes(48))
+                client.settimeout(0.3)
+                self.assertRaises(TimeoutError, client.recv, 1)
+        self.assertRaises(ConnectionResetError, client.recv, 1)
+        self.assertRaises(ConnectionRefusedError, socket.create_connection,
+                          (here, 3260))
+        self.assertEqual(['10.77.0.21:3260', '10.77.0.22:3260'],
+                         self.tgtd.portal_list)
 
     def test_heal(self) -> None:
         self.tgtd.portal_list.clear()

@@ -14,6 +14,8 @@
 tests/ceph writes and reads real images.
 """
 
+from collections.abc import Iterator
+import contextlib
 import io
 import itertools
 import json
@@ -68,6 +70,46 @@ class TestPattern(lab_base.LabTest):
             b'rbd diff v1\ns\0\2\0\0\0\0\0\0'
             b'w\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0ab'
             b'w\2\1\0\0\0\0\0\0\1\0\0\0\0\0\0\0ce', out.getvalue())
+
+
+class ShortCluster:
+    """``rbd export`` ends early, and with exit code 0."""
+
+    @contextlib.contextmanager
+    def piped(self, *arguments: str) -> Iterator[io.BytesIO]:
+        yield io.BytesIO(b'all that there is')
+
+
+class TestDigest(lab_base.LabTest):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.holdings = volume_content.Holdings(
+            self.site, ShortCluster())  # type: ignore[arg-type]
+
+    def assert_too_short(self, moved: object) -> None:
+        error = self.assertRaises(errors.LabError, self.holdings.sha256,
+                                  moved)
+        self.assertEqual('volume one has 17 bytes, not 1 GiB', str(error))
+
+    def test_export_that_is_too_short(self) -> None:
+        self.assert_too_short(volume('storage@rbd#rbd'))
+
+    def test_file_that_is_too_short(self) -> None:
+        short = volume('storage@files#files')
+        self.site.volumes.mkdir()
+        self.holdings.file(short).write_bytes(b'all that there is')
+        self.assert_too_short(short)
+
+    def test_all_is_digested(self) -> None:
+        full = volume('storage@files#files')
+        self.site.volumes.mkdir()
+        with open(self.holdings.file(full), 'wb') as file:
+            file.truncate(SIZE)
+        # Of a GiB of zeros.
+        self.assertEqual('49bc20df15e412a64472421e13fe86ff'
+                         '1c5165e18b2afccf160d4dc19fe68a14',
+                         self.holdings.sha256(full))
 
 
 class TestPlaces(lab_base.LabTest):
