@@ -235,8 +235,8 @@ class Bench:
         """What was measured, and beside it what the cluster can do."""
         for delay, latencies in self._latencies.items():
             median = statistics.median(latencies)
-            self._report.figure(f'small_write_ms_with_{delay:g}_ms_of_delay',
-                                round(median, 2))
+            self._report.figure(f'a small write, {delay:g} ms of delay',
+                                round(median, 2), 'ms')
         return [*(copy_claims.ceiling_row(delay, name, rates)
                   for (delay, name), rates in self._ceilings.items()),
                 *(copy_claims.row(case.fill, case.direction, case.delay_ms,

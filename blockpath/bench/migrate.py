@@ -167,7 +167,8 @@ def _targets(lab: cloud.Lab, report: reports.Report,
         f'{statistics.median(other.stalls):.0f} / '
         f'{statistics.median(same.stalls):.0f} ms = {ratio:.2f}, '
         f'{len(same.stalls)} each')
-    report.figure('stall_ratio', round(ratio, 3))
+    report.figure('longest stall, another target / the same',
+                  round(ratio, 2), '')
     report.section('The longest stall of each migration', plots=[
         plots.columns({'same target': same.stalls,
                        'another target': other.stalls}, 'ms')])
@@ -209,8 +210,9 @@ def _volumes(lab: cloud.Lab, report: reports.Report,
                  f'longer to migrate than one', extra_libvirt <= EXTRA_S,
                  f'{extra_libvirt:.1f} s longer; with Nova and Cinder, '
                  f'{extra:.1f} s')
-    report.figure('extra_s_in_libvirt', round(extra_libvirt, 2))
-    report.figure('extra_s_with_nova_and_cinder', round(extra, 2))
+    title = f'longer with {volumes} volumes than with one'
+    report.figure(f'{title}, in libvirt', round(extra_libvirt, 1), 's')
+    report.figure(f'{title}, with Nova and Cinder', round(extra, 1), 's')
     return [_row(f'attach, {volumes} volumes', took),
             _row('migration, 1 volume', one[0], 's'),
             _row(f'migration, {volumes} volumes', guest.seconds, 's'),

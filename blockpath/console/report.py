@@ -22,7 +22,8 @@
      "unexpected": [names of others, or of those that were made again],
      "acts": [{"name", "passed", "figure"}],
      "checks": [{"name", "passed", "figure"}],
-     "figures": {…}, "machine": {…}, "versions": {…}}
+     "figures": {name: {"value", "unit"}},
+     "machine": {…}, "versions": {…}}
 
 A measurement's rows are ``{"machine", "versions", "rows": […]}``.
 """
@@ -103,6 +104,17 @@ class Check:
     name: str
     passed: bool
     figure: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A measurement; ``unit`` is empty for a ratio."""
+
+    value: float
+    unit: str
+
+    def __str__(self) -> str:
+        return f'{self.value:,} {self.unit}'.rstrip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +239,7 @@ class Report:
         self._seconds: float | None = None
         self.checks: list[Check] = []
         self.acts: list[Act] = []
-        self.figures: dict[str, Any] = {}
+        self.figures: dict[str, Figure] = {}
         self.sections: list[Section] = []
 
     def say(self, text: str) -> None:
@@ -366,9 +378,14 @@ class Report:
                       *(f'log: {path}' for path in self.evidence)]
         return '\n'.join([*lines, f'page: {self.page.absolute().as_uri()}'])
 
-    def figure(self, name: str, value: Any) -> None:
-        """Note a measurement, for JSON."""
-        self.figures[name] = value
+    def figure(self, name: str, value: float, unit: str) -> None:
+        """Note a measurement.
+
+        :param name: for people: what was measured, and of what
+        :param value: as precise as it is to be shown
+        :param unit: as ``ms``; empty for a ratio
+        """
+        self.figures[name] = Figure(value, unit)
 
     def section(self, title: str, text: str = '', plots: Sequence[str] = (),
                 listings: Sequence[tuple[str, str]] = ()) -> None:
@@ -388,7 +405,8 @@ class Report:
                          for act in self.acts],
                 'checks': [dataclasses.asdict(check)
                            for check in self.checks],
-                'figures': self.figures,
+                'figures': {name: dataclasses.asdict(figure)
+                            for name, figure in self.figures.items()},
                 'machine': machine(), 'versions': versions()}
         (self.folder / 'report.json').write_text(
             json.dumps(data, indent=1, default=str) + '\n')

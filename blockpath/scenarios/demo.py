@@ -219,7 +219,8 @@ class Act:
             start = self.watcher.mark('rest')
             time.sleep(REST)
         self.rest_stall = self.watcher.longest_stall(start).seconds
-        self.report.figure('rest_stall_s', round(self.rest_stall, 3))
+        self.report.figure('longest stall at rest',
+                           round(self.rest_stall * 1000), 'ms')
         self._where(BEFORE)
 
     def move(self, planned: Attempt) -> None:
@@ -241,7 +242,8 @@ class Act:
         there = self.lab.volumes.lun(self.data, destination)
         self.report.check(f'{title}: its LUN is another', there != lun,
                           f'{lun}, then {there}')
-        self.report.figure(f'{title}: seconds', round(migration.seconds, 2))
+        self.report.figure(f'{title}: migration',
+                           round(migration.seconds, 1), 's')
         self.report.section(
             f'The disk, {title}', listings=(
                 ('before', before), ('after', self._disk(destination))))
@@ -278,7 +280,8 @@ class Act:
         stall = self.watcher.longest_stall(began, ended)
         result.append(_Move(title, began, ended, stall))
         self.moves += result
-        self.report.figure(f'{title}: stall_s', round(stall.seconds, 3))
+        self.report.figure(f'{title}: longest stall',
+                           round(stall.seconds * 1000), 'ms')
 
     def _where(self, title: str) -> None:
         """The guest, its sessions and its secrets are on self.host only."""

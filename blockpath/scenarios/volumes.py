@@ -155,7 +155,7 @@ class Traveller:
         seconds = time.monotonic() - began
         self.report.check(f'{title}: the volume arrives', True,
                           f'{seconds:.1f} s')
-        self.report.figure(f'{title}: seconds', round(seconds, 2))
+        self.report.figure(title, round(seconds, 1), 's')
         self._whole(title)
         nothing_left(self.lab, self.report, title,
                       self.others | {self._name(backend)}, self.temporary)

@@ -265,6 +265,22 @@ class BrokenOffTest(ReportTestCase):
         self.assertNotIn('the migration (', self.out.getvalue())
 
 
+class FigureTest(ReportTestCase):
+
+    def test_has_its_unit(self):
+        report = self.start('one')
+        report.figure('longest stall', 12345, 'ms')
+        report.figure('another target / the same', 0.96, '')
+        self.assertEqual(
+            {'longest stall': {'value': 12345, 'unit': 'ms'},
+             'another target / the same': {'value': 0.96, 'unit': ''}},
+            self.data(report)['figures'])
+        rows = [[cell.text_content().strip() for cell in row]
+                for row in self.page(report).xpath('//tr')]
+        self.assertIn(['longest stall', '12,345 ms'], rows)
+        self.assertIn(['another target / the same', '0.96'], rows)
+
+
 class ActTest(ReportTestCase):
 
     def acts(self, report: reports.Report) -> list[tuple[str, bool]]:
