@@ -382,7 +382,7 @@ class Report:
         """Note a measurement.
 
         :param name: for people: what was measured, and of what
-        :param value: as precise as it is to be shown
+        :param value: rounded as the page must show it
         :param unit: as ``ms``; empty for a ratio
         """
         self.figures[name] = Figure(value, unit)

@@ -11,8 +11,10 @@
 #    under the License.
 """Plots of what a scenario saw, for its page."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
 import statistics
 
 import matplotlib.axes
@@ -27,27 +29,89 @@ _MARGIN = 3.0
 #: Seconds over which a copy's rate is averaged: what is written arrives in
 #: blocks of 4 MiB.
 _WINDOW = 1.0
+#: Seconds over which writes are counted.
+_BIN = 0.25
 _MIB = 1 << 20
 
+#: A move: its title, begin and end, in seconds of ``time.monotonic()``.
+Span = tuple[str, float, float]
 
-def moves(watcher: write_watcher.Watcher,
-          spans: Sequence[tuple[str, float, float]]) -> str:
-    """The time between arrivals around each move, on one scale.
 
-    :param spans: title, begin and end of each, in seconds of
-        ``time.monotonic()``
+def rates(times: Iterable[float], begin: float, end: float
+          ) -> tuple[list[float], list[float]]:
+    """Count the arrivals in intervals of :data:`_BIN` seconds.
+
+    What does not fill an interval at the end is left out.
+
+    :param times: of arrivals, in order
+    :returns: the edges of the intervals, and in each of these the arrivals a
+        second
+    """
+    intervals = int((end - begin) / _BIN)
+    counts = [0] * intervals
+    for at in times:
+        if 0 <= (number := int((at - begin) // _BIN)) < intervals:
+            counts[number] += 1
+    return ([begin + number * _BIN for number in range(intervals + 1)],
+            [count / _BIN for count in counts])
+
+
+def rate(watcher: write_watcher.Watcher, spans: Sequence[Span], rest: float
+         ) -> str:
+    """Plot the writes per second over the whole time, the moves marked.
+
+    :param rest: the longest stall at rest, in seconds
+    :returns: SVG
+    """
+    times = [at for at, _ in watcher.series()]
+    ends = [ended for _, _, ended in spans]
+    begin = min(times[:1] + [began for _, began, _ in spans])
+    edges, values = rates(times, begin, max(times[-1:] + ends))
+    figure = matplotlib.figure.Figure(figsize=(11, 3.6), dpi=110)
+    axes = figure.subplots()
+    axes.stairs(values, [edge - begin for edge in edges], baseline=None,
+                color='#1f5fa8', linewidth=1.0)
+    for title, began, ended in spans:
+        axes.axvspan(began - begin, ended - begin, color='#fbe3c0',
+                     linewidth=0, zorder=0)
+        longest = watcher.longest_stall(began, ended).seconds
+        axes.annotate(
+            f'{title}\nlongest stall {_duration(longest)}, at rest '
+            f'{_duration(rest)}',
+            ((began + ended) / 2 - begin, 1.02), fontsize=8, rotation=28,
+            xycoords=axes.get_xaxis_transform(), rotation_mode='anchor')
+    axes.set_ylim(0, 1.15 * max([1.0, *values]))
+    axes.set_xlim(0, edges[-1] - begin)
+    axes.grid(True, axis='y', linewidth=0.3)
+    axes.set_xlabel('s', fontsize=8)
+    axes.set_ylabel('writes per second', fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[['top', 'right']].set_visible(False)
+    return report.svg(figure)
+
+
+def _duration(seconds: float) -> str:
+    return (f'{seconds:.0f} s' if seconds >= 10
+            else f'{seconds * 1000:.0f} ms')
+
+
+def moves(watcher: write_watcher.Watcher, spans: Sequence[Span]) -> str:
+    """Plot the time between arrivals around each move, on one scale.
+
     :returns: SVG
     """
     rows = (len(spans) + 1) // 2
     figure = matplotlib.figure.Figure(figsize=(11, 2.3 * rows), dpi=110)
     grid = figure.subplots(rows, 2, sharey=True, squeeze=False).flat
-    for axes, (title, began, ended) in zip(grid, spans):
+    for axes, span in itertools.zip_longest(grid, spans):
+        if not span:
+            axes.set_axis_off()
+            continue
+        title, began, ended = span
         _move(axes, watcher, began, ended)
         longest = watcher.longest_stall(began, ended)
-        axes.set_title(f'{title}: {longest.seconds * 1000:.0f} ms at most',
+        axes.set_title(f'{title}: {_duration(longest.seconds)} at most',
                        fontsize=9, loc='left')
-    for axes in list(grid):
-        axes.set_axis_off()
     figure.tight_layout()
     return report.svg(figure)
 

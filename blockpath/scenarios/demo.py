@@ -352,11 +352,11 @@ class Act:
         ring = write_ring.verify(self.lab.holdings.file(self.data))
         self.report.check('the records on the volume are right, in order',
                           ring.ok and not ring.io_errors, str(ring))
+        spans = [(move.title, move.began, move.ended) for move in self.moves]
         self.report.section(
             'The guest\'s writes, seen from the host', plots=[
-                plots.moves(self.watcher, [
-                    (move.title, move.began, move.ended)
-                    for move in self.moves])],
+                plots.rate(self.watcher, spans, self.rest_stall),
+                plots.moves(self.watcher, spans)],
             text='Each dot is a record: when it arrived, and how long after '
                  'the one before. The line marks the request to migrate.')
         with self.report.step('the volume detached'):
