@@ -143,9 +143,11 @@ def run(report: reports.Report, size: int, rounds: int,
     report.say(f'{path} has the rows')
     for claim in copy_claims.claims(rows):
         report.check(claim.name, claim.held, claim.figure)
-    report.section('Rates', 'Medians, and from the slowest to the fastest '
-                   'round. The same volume for all tools in turn.',
-                   plots=[copy_plot.rates(rows)])
+    report.summary = (
+        f'{len(tools)} tools copied the same volumes of {size >> 20} MiB in '
+        f'turn, {rounds} times each. The plot has the median of their rates, '
+        f'and the slowest and the fastest round.')
+    report.plot = copy_plot.rates(rows)
 
 
 class Bench:

@@ -16,10 +16,11 @@
     {"ended": "passed" | "failed" | "broken off",
      "error": the message of what broke it off, or null,
      "step": the step that this happened in, or null,
-     "seconds": since the begin,
+     "date": of the end, "seconds": since the begin,
      "expected": how many checks were listed beforehand,
      "missing": [names of those that were not made],
      "unexpected": [names of others, or of those that were made again],
+     "summary": two sentences, or nothing,
      "acts": [{"name", "passed", "figure"}],
      "checks": [{"name", "passed", "figure"}],
      "figures": {name: {"value", "unit"}},
@@ -33,6 +34,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import difflib
 import functools
 import importlib.metadata
 import io
@@ -175,12 +177,27 @@ class Act:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of the page: plots are SVG, listings stand side by side."""
+    """A part of the page; plots are SVG."""
 
     title: str
     text: str = ''
     plots: Sequence[str] = ()
-    listings: Sequence[tuple[str, str]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Diff:
+    """How a text has changed.
+
+    :ivar lines: of each ``-``, ``+`` or a space, and its text
+    """
+
+    title: str
+    lines: Sequence[tuple[str, str]]
+
+    def __str__(self) -> str:
+        removed, added = (sum(mark == sign for mark, _ in self.lines)
+                          for sign in '-+')
+        return f'lines removed: {removed}, added: {added}'
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -219,6 +236,8 @@ class Report:
     :ivar error: the message of what broke it off; None: it came to its end
     :ivar broken: the step that this happened in, if there was one
     :ivar evidence: files and folders to look at after a failure
+    :ivar summary: two sentences about what was shown, for the top of the page
+    :ivar plot: SVG, below the summary
     :raises ValueError: a name is listed twice
     """
 
@@ -234,6 +253,8 @@ class Report:
         self.error: str | None = 'it still runs, or it was killed'
         self.broken: Break | None = None
         self.evidence: list[pathlib.Path] = []
+        self.summary = ''
+        self.plot = ''
         self._breaks: list[Break] = []
         self._began = time.monotonic()
         self._seconds: float | None = None
@@ -241,6 +262,7 @@ class Report:
         self.acts: list[Act] = []
         self.figures: dict[str, Figure] = {}
         self.sections: list[Section] = []
+        self.diffs: list[Diff] = []
 
     def say(self, text: str) -> None:
         self.output.say(text)
@@ -387,10 +409,29 @@ class Report:
         """
         self.figures[name] = Figure(value, unit)
 
-    def section(self, title: str, text: str = '', plots: Sequence[str] = (),
-                listings: Sequence[tuple[str, str]] = ()) -> None:
-        """Add to the page, above the checks."""
-        self.sections.append(Section(title, text, plots, listings))
+    def section(self, title: str, text: str = '',
+                plots: Sequence[str] = ()) -> None:
+        """Add to the page, below the checks."""
+        self.sections.append(Section(title, text, plots))
+
+    def diff(self, title: str, before: str, after: str) -> None:
+        """Add to the page, line by line, how a text has changed."""
+        self.diffs.append(Diff(title, [
+            (line[0], line[2:]) for line in difflib.ndiff(
+                before.splitlines(), after.splitlines()) if line[0] != '?']))
+
+    def groups(self) -> list[Act]:
+        """The acts, and as another what belongs to none of them."""
+        played = {id(check) for act in self.acts for check in act.tally.checks}
+        listed = {name for act in self.acts for name in act.tally.expected}
+        rest = Tally([name for name in self.expected if name not in listed],
+                     [check for check in self.checks
+                      if id(check) not in played])
+        if not rest.expected and not rest.checks:
+            return self.acts
+        return [*self.acts, Act('further checks' if self.acts else
+                                'all checks', rest, self.seconds,
+                                self.error or '')]
 
     def write(self) -> None:
         """Write ``report.json`` and the page, whatever the verdict."""
@@ -398,7 +439,8 @@ class Report:
         tally = self.tally
         data = {'ended': self.ended, 'error': self.error,
                 'step': self.broken.step if self.broken else None,
-                'seconds': round(self.seconds, 1),
+                'date': time.strftime('%Y-%m-%d %H:%M'),
+                'seconds': round(self.seconds, 1), 'summary': self.summary,
                 'expected': len(self.expected), 'missing': tally.missing,
                 'unexpected': tally.unexpected,
                 'acts': [dataclasses.asdict(act.check())
@@ -438,7 +480,8 @@ class Report:
         for name in self.tally.unexpected:
             add(Check(name, False), wrong='NOT EXPECTED')
         table.add_section()
-        add(Check(self.headline, self.ended == 'passed', str(self.tally)))
+        add(Check(self.headline.partition(': ')[2], self.ended == 'passed',
+                  str(self.tally)), right='PASSED')
         return table
 
 

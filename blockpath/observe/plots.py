@@ -72,8 +72,8 @@ def rate(watcher: write_watcher.Watcher, spans: Sequence[Span], rest: float
     axes.stairs(values, [edge - begin for edge in edges], baseline=None,
                 color='#1f5fa8', linewidth=1.0)
     for title, began, ended in spans:
-        axes.axvspan(began - begin, ended - begin, color='#fbe3c0',
-                     linewidth=0, zorder=0)
+        axes.axvspan(began - begin, ended - begin, facecolor='#fbe3c0',
+                     edgecolor='white', zorder=0)
         longest = watcher.longest_stall(began, ended).seconds
         axes.annotate(
             f'{title}\nlongest stall {_duration(longest)}, at rest '

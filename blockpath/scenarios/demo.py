@@ -22,10 +22,12 @@ import contextlib
 import dataclasses
 import time
 from typing import Any
+from xml.sax import saxutils
 
 from lxml import etree
 
 from blockpath.cloud import cloud
+from blockpath.cloud import lab_servers
 from blockpath.console import report as reports
 from blockpath.machine import wait
 from blockpath.observe import leak_watch
@@ -161,13 +163,17 @@ def guest(lab: cloud.Lab, report: reports.Report) -> None:
     with contextlib.ExitStack() as cleanup:
         act = Act(lab, report, cleanup)
         act.rest()
-        for attempt in PLAN:
-            if attempt.fault:
-                with attempt.fault(act, attempt.destination):
-                    act.fail(attempt)
-            else:
-                act.move(attempt)
-        act.end()
+        try:
+            for attempt in PLAN:
+                if attempt.fault:
+                    with attempt.fault(act, attempt.destination):
+                        act.fail(attempt)
+                else:
+                    act.move(attempt)
+            act.end()
+        finally:
+            act.show()
+        act.detach()
     _nothing_left(lab, report, act)
 
 
@@ -178,7 +184,8 @@ class _Move:
     title: str
     began: float
     ended: float
-    stall: write_watcher.Stall
+    #: None: the attempt was broken off.
+    moved: bool | None
 
 
 class Act:
@@ -214,10 +221,12 @@ class Act:
         return volume
 
     def rest(self) -> None:
-        """Measure the longest stall without any migration."""
+        """Measure the writes without any migration."""
+        records = self.watcher.records
         with self.report.step(f'{REST:g} s of rest'):
             start = self.watcher.mark('rest')
             time.sleep(REST)
+        self.rest_rate = (self.watcher.records - records) / REST
         self.rest_stall = self.watcher.longest_stall(start).seconds
         self.report.figure('longest stall at rest',
                            round(self.rest_stall * 1000), 'ms')
@@ -228,12 +237,10 @@ class Act:
         title, destination = planned.title, planned.destination
         before = self._disk(self.host)
         lun = self.lab.volumes.lun(self.data, self.host)
-        with self._attempt(title) as attempt:
-            migration = self.lab.servers.migrate(self.server, destination,
-                                                 check=False)
+        migration, stall = self._attempt(planned)
         self.report.check(f'{title}: the guest moves', migration.completed,
                           f'{migration.seconds:.1f} s, writes stood still '
-                          f'{attempt[0].stall.seconds * 1000:.0f} ms')
+                          f'{stall.seconds * 1000:.0f} ms')
         if not migration.completed:
             self.report.say(self.lab.servers.fault(self.server))
             return
@@ -244,44 +251,45 @@ class Act:
                           f'{lun}, then {there}')
         self.report.figure(f'{title}: migration',
                            round(migration.seconds, 1), 's')
-        self.report.section(
-            f'The disk, {title}', listings=(
-                ('before', before), ('after', self._disk(destination))))
+        self.report.diff(f'The disk as libvirt has it, {title}', before,
+                         self._disk(destination))
 
     def fail(self, planned: Attempt) -> None:
         """Migrate to where the volumes cannot be reached."""
         title = planned.title
-        with self._attempt(title) as attempt:
-            migration = self.lab.servers.migrate(
-                self.server, planned.destination, check=False)
+        migration, stall = self._attempt(planned)
         self.report.check(f'{title}: the migration fails',
                           not migration.completed,
                           f'{migration.status}, {migration.seconds:.1f} s')
-        stall = attempt[0].stall.seconds
         self.report.check(
             f'{title}: the guest does not notice',
-            unnoticed(stall, self.rest_stall),
-            f'writes stood still {stall * 1000:.0f} ms, '
+            unnoticed(stall.seconds, self.rest_stall),
+            f'writes stood still {stall.seconds * 1000:.0f} ms, '
             f'{self.rest_stall * 1000:.0f} ms in rest')
         reason = self.lab.servers.fault(self.server)
         self.report.check(f'{title}: Nova gives the reason',
                           planned.reason in reason, reason)
         self._where(title)
 
-    @contextlib.contextmanager
-    def _attempt(self, title: str) -> Iterator[list[_Move]]:
-        result: list[_Move] = []
-        with self.report.step(f'migrating: {title}'):
-            began = self.watcher.mark(title)
-            yield result
-            time.sleep(SETTLE)
-            self.watcher.wait(SIGN_OF_LIFE, wait.PATIENCE)
+    def _attempt(self, planned: Attempt
+                 ) -> tuple[lab_servers.Migration, write_watcher.Stall]:
+        """Migrate, and watch the writes until they have settled."""
+        began = self.watcher.mark(planned.title)
+        moved: bool | None = None
+        try:
+            with self.report.step(f'migrating: {planned.title}'):
+                migration = self.lab.servers.migrate(
+                    self.server, planned.destination, check=False)
+                moved = migration.completed
+                time.sleep(SETTLE)
+                self.watcher.wait(SIGN_OF_LIFE, wait.PATIENCE)
+        finally:
             ended = time.monotonic()
-        stall = self.watcher.longest_stall(began, ended)
-        result.append(_Move(title, began, ended, stall))
-        self.moves += result
-        self.report.figure(f'{title}: longest stall',
-                           round(stall.seconds * 1000), 'ms')
+            stall = self.watcher.longest_stall(began, ended)
+            self.moves.append(_Move(planned.title, began, ended, moved))
+            self.report.figure(f'{planned.title}: longest stall',
+                               round(stall.seconds * 1000), 'ms')
+        return migration, stall
 
     def _where(self, title: str) -> None:
         """The guest, its sessions and its secrets are on self.host only."""
@@ -340,7 +348,7 @@ class Act:
         return ''
 
     def end(self) -> None:
-        """Check every record, draw the moves, and take all away."""
+        """Check every record."""
         self.watcher.stop()
         result = self.watcher.result()
         self.report.check('every record that arrived is right, in order',
@@ -352,17 +360,43 @@ class Act:
         ring = write_ring.verify(self.lab.holdings.file(self.data))
         self.report.check('the records on the volume are right, in order',
                           ring.ok and not ring.io_errors, str(ring))
+
+    def show(self) -> None:
+        """Put the moves on the page, however far they went."""
         spans = [(move.title, move.began, move.ended) for move in self.moves]
+        self.report.plot = plots.rate(self.watcher, spans, self.rest_stall)
         self.report.section(
-            'The guest\'s writes, seen from the host', plots=[
-                plots.rate(self.watcher, spans, self.rest_stall),
-                plots.moves(self.watcher, spans)],
+            'The guest\'s writes, seen from the host',
+            plots=[plots.moves(self.watcher, spans)],
             text='Each dot is a record: when it arrived, and how long after '
                  'the one before. The line marks the request to migrate.')
+        stall = max(self.watcher.longest_stall(move.began, move.ended).seconds
+                    for move in self.moves)
+        result = self.watcher.result()
+        moved = sum(move.moved is True for move in self.moves)
+        failed = sum(move.moved is False for move in self.moves)
+        self.report.summary = (
+            f'A guest that wrote {self.rest_rate:.0f} records a second to a '
+            f'volume went through {_count(moved, "live migration")} between '
+            f'two hosts, which reach the volume by different targets, IQNs, '
+            f'LUNs and passwords, and {_count(failed, "migration")} into '
+            f'injected faults failed. Its writes paused for '
+            f'{stall * 1000:,.0f} ms at most, {self.rest_stall * 1000:.0f} ms '
+            f'at rest, and {result.records:,} records arrived, ' +
+            ('intact and in order.' if result.ok else
+             f'with {_count(len(result.problems), "gap")} or damaged '
+             f'ones.'))
+
+    def detach(self) -> None:
+        """Detach the volume."""
         with self.report.step('the volume detached'):
             self.lab.servers.detach(self.server, self.data)
         self.report.check('detached: its secret is gone',
                           self._secrets(self.host) == {self.root.id})
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}{"s" if number != 1 else ""}'
 
 
 def _readable(disk: Any) -> str:
@@ -372,8 +406,29 @@ def _readable(disk: Any) -> str:
     for tag in ('backingStore', 'alias'):
         for element in disk.findall(tag):
             disk.remove(element)
-    etree.indent(disk)
-    return etree.tostring(disk, encoding='unicode').strip()
+    return '\n'.join(_lines(disk))
+
+
+def _lines(element: Any, margin: str = '') -> Iterator[str]:
+    """XML with a line for each attribute: two of them compare well."""
+    name = element.tag
+    attributes = [f'{key}={saxutils.quoteattr(value)}'
+                  for key, value in element.items()]
+    if len(attributes) > 1:
+        *before, last = [f'{margin}<{name}',
+                         *(f'{margin}    {each}' for each in attributes)]
+    else:
+        *before, last = [f'{margin}{" ".join([f"<{name}", *attributes])}']
+    yield from before
+    if len(element):
+        yield f'{last}>'
+        for child in element:
+            yield from _lines(child, f'{margin}  ')
+        yield f'{margin}</{name}>'
+    elif element.text:
+        yield f'{last}>{saxutils.escape(element.text)}</{name}>'
+    else:
+        yield f'{last}/>'
 
 
 def _nothing_left(lab: cloud.Lab, report: reports.Report, act: Act) -> None:

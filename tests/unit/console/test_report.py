@@ -265,6 +265,91 @@ class BrokenOffTest(ReportTestCase):
         self.assertNotIn('the migration (', self.out.getvalue())
 
 
+class PageTest(ReportTestCase):
+    """What a reader sees first, and what is folded."""
+
+    def test_verdict_summary_and_plot_come_first(self):
+        report = self.start('one')
+        report.check('one', True)
+        report.finish()
+        report.summary = 'A guest moved. It did not notice.'
+        report.plot = '<svg><text>writes</text></svg>'
+        self.assertEqual(
+            ['verdict', 'summary', 'plot'],
+            [element.get('id') for element in self.page(report).xpath(
+                '//body/*[not(self::header)]')[:3]])
+        [summary] = self.page(report).xpath('//*[@id="summary"]')
+        self.assertEqual(report.summary, summary.text)
+        self.assertEqual(1, len(self.page(report).xpath('//div/svg/text')))
+        self.assertEqual(report.summary, self.data(report)['summary'])
+
+    def folded(self, report: reports.Report) -> list[tuple[str, bool, int]]:
+        """Each group of checks: its title, whether it is open, its rows."""
+        return [(' '.join(group.xpath('string(summary)').split()),
+                 group.get('open') is not None,
+                 len(group.xpath('.//tr')))
+                for group in self.page(report).xpath('//details')
+                if 'expected checks' in group.text_content()]
+
+    def test_checks_are_folded_by_act(self):
+        report = self.start('one', 'two', 'three')
+        with report.act('the act', ['one', 'two']):
+            report.check('one', True)
+            report.check('two', True)
+        report.check('three', True)
+        report.finish()
+        self.assertEqual([
+            ('ok the act 2 of 2 expected checks passed, 0 s', False, 2),
+            ('ok further checks 1 of 1 expected checks passed, 0 s', False,
+             1)], self.folded(report))
+
+    def test_what_failed_is_open_and_lists_what_was_not_made(self):
+        report = self.start('one', 'two', 'three', 'four')
+        with report.act('the act', ['one', 'two']):
+            report.check('one', True)
+        report.check('three', True)
+        report.check('four', True)
+        report.finish()
+        self.assertEqual([
+            ('FAILED the act 1 of 2 expected checks passed, 0 s', True, 2),
+            ('ok further checks 2 of 2 expected checks passed, 0 s', False,
+             2)], self.folded(report))
+
+    def test_without_acts(self):
+        report = self.start('one')
+        report.finish()
+        self.assertEqual([
+            ('FAILED all checks 0 of 1 expected checks passed, 0 s', True, 1)
+        ], self.folded(report))
+
+    def test_a_diff_marks_what_differs(self):
+        report = self.start('one')
+        report.diff('the disk', '<source\n  lun="2"/>',
+                    '<source\n  lun="3"/>')
+        [pre] = self.page(report).xpath('//pre')
+        self.assertEqual('  <source\n-   lun="2"/>\n+   lun="3"/>\n',
+                         pre.text_content())
+        self.assertEqual(['-   lun="2"/>', '+   lun="3"/>'],
+                         [line.text for line in pre.xpath('del | ins')])
+        [title] = self.page(report).xpath('//details[pre]/summary')
+        self.assertEqual('the disk lines removed: 1, added: 1',
+                         title.text_content())
+
+    def test_evidence_of_a_failure(self):
+        report = self.start('one')
+        report.evidence.append(pathlib.Path('/lab/log'))
+        self.assertEqual(['file:///lab/log'],
+                         self.page(report).xpath('//a/@href'))
+        report.check('one', True)
+        report.finish()
+        self.assertEqual([], self.page(report).xpath('//a/@href'))
+
+    def test_a_message_is_text(self):
+        report = self.start('one')
+        self.break_off(report, errors.BlockpathError('<b>x</b>'))
+        self.assertIn('<b>x</b>', self.verdict(report)[1])
+
+
 class FigureTest(ReportTestCase):
 
     def test_has_its_unit(self):

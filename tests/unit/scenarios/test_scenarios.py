@@ -9,19 +9,28 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""The checks that scenarios and benches list before they run."""
+"""The checks that scenarios and benches list, and those that they make."""
 
 import ast
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+import io
 import itertools
 import pathlib
 import re
 import types
+from typing import Any
+from unittest import mock
 
 import testtools
 
 from blockpath.bench import attach
 from blockpath.bench import migrate
 from blockpath.bench import targets
+from blockpath.console import progress
+from blockpath.console import report as reports
+from blockpath.machine import wait
 from blockpath.observe import leak_watch
 from blockpath import scenarios
 from blockpath.scenarios import copying
@@ -29,6 +38,8 @@ from blockpath.scenarios import demo
 from blockpath.scenarios import lifecycle
 from blockpath.scenarios import smoke
 from blockpath.scenarios import volumes
+from tests.unit import lab_base
+from tests.unit.scenarios import fake_lab
 
 #: Of each run: its list, and the modules that make its checks.
 RUNS = {
@@ -107,3 +118,138 @@ class ExpectedTest(testtools.TestCase):
                             ('wrong CHAP password at cmp2', 'cmp1'),
                             ('hung portal at cmp1', 'cmp2')):
             self.assertIn(f'{title}: the guest runs on {host}', names)
+
+
+class PlayTestCase(lab_base.LabTest):
+    """Scenarios on a model of the lab."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for module, name, value in (
+                (demo, 'REST', 0.3), (demo, 'SETTLE', 0.05),
+                (demo, 'SIGN_OF_LIFE', 10), (wait, 'PATIENCE', 5.0)):
+            patcher = mock.patch.object(module, name, value)
+            patcher.start()
+            self.addCleanup(patcher.stop)
+        self.lab: Any = fake_lab.FakeLab(self.folder)
+        self.addCleanup(self.lab.close)
+
+    def play(self, play: Callable[[Any, reports.Report], None],
+             expected: Sequence[str]) -> reports.Report:
+        report = reports.Report(progress.Plain(io.StringIO()),
+                                self.folder / 'report', expected)
+        try:
+            play(self.lab, report)
+            report.finish()
+        except Exception as exc:
+            report.break_off(exc)
+        report.write()
+        return report
+
+
+class SmokeTest(PlayTestCase):
+
+    def test_makes_the_listed_checks(self) -> None:
+        report = self.play(smoke.run, smoke.expected())
+        self.assertEqual('passed', report.ended, report.outcome())
+
+
+class VolumesTest(PlayTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lab = fake_lab.FakeCinder()
+
+    def test_makes_the_listed_checks(self) -> None:
+        for only_ceph in (False, True):
+            report = self.play(
+                functools.partial(volumes.play, only_ceph=only_ceph),
+                volumes.checks(only_ceph))
+            self.assertEqual('passed', report.ended, report.outcome())
+
+    def test_a_copy_that_is_not_true(self) -> None:
+        self.lab.flips = 'rbd2'
+        report = self.play(volumes.play, volumes.checks())
+        for how in ('migrated', 'retyped'):
+            self.assertIn(f'{how} to rbd2: its content is the same',
+                          report.tally.failed)
+
+    def test_a_volume_that_does_not_arrive(self) -> None:
+        self.lab.refuses = 'rbd2'
+        report = self.play(volumes.play, volumes.checks())
+        self.assertEqual(['migrated to rbd2: the volume arrives',
+                          'retyped to rbd2: the volume arrives'],
+                         report.tally.failed)
+        self.assertIn('migrated to files: the volume arrives',
+                      report.tally.missing)
+
+    def test_a_volume_that_is_left(self) -> None:
+        self.lab.leaves = True
+        report = self.play(volumes.play, volumes.checks())
+        self.assertIn('volumes deleted: no other volume is left, none is '
+                      'missing', report.tally.failed)
+
+
+class GuestTest(PlayTestCase):
+    """The first act of the demo."""
+
+    def play_guest(self) -> reports.Report:
+        return self.play(demo.guest, demo.guest_checks())
+
+    def test_makes_the_listed_checks(self) -> None:
+        report = self.play_guest()
+        self.assertEqual('passed', report.ended, report.outcome())
+        self.assertIn('4 live migrations between', report.summary)
+        self.assertIn('3 migrations into injected faults failed',
+                      report.summary)
+        self.assertIn('records arrived, intact and in order.',
+                      report.summary)
+        for attempt in demo.PLAN:
+            self.assertIn(f'<!-- {attempt.title} -->',
+                          report.plot.replace('&#39;', "'"))
+        diff = report.diffs[0].lines
+        name = '      name="iqn.2010-10.org.openstack:host'
+        self.assertIn(('-', f'{name}-cmp1/2">'), diff)
+        self.assertIn(('+', f'{name}-cmp2/3">'), diff)
+        self.assertIn(('+', '    <auth username="chap-cmp2">'), diff)
+        self.assertIn((' ', '  <serial>'), [
+            (mark, line[:10]) for mark, line in diff])
+
+    def test_a_stall_over_the_limit(self) -> None:
+        self.lab.servers.stalls[2] = 1.4
+        report = self.play_guest()
+        self.assertEqual('failed', report.ended)
+        self.assertEqual(
+            ['wrong CHAP password at cmp2: the guest does not notice'],
+            report.tally.failed)
+
+    def test_the_limit(self) -> None:
+        self.assertTrue(demo.unnoticed(1.25, rest=0.3))
+        self.assertFalse(demo.unnoticed(1.35, rest=0.3))
+
+    def test_a_guest_that_hangs(self) -> None:
+        self.lab.servers.hangs = 1
+        with mock.patch.object(wait, 'PATIENCE', 0.5):
+            report = self.play_guest()
+        self.assertEqual('broken off', report.ended)
+        self.assertIn("in step 'migrating: B to A' after", report.headline)
+        self.assertIn('of 10 records arrived', report.headline)
+        # The earlier moves are on the page.
+        self.assertIn('<!-- B to A -->', report.plot)
+        self.assertIn('2 live migrations between', report.summary)
+
+    def test_a_guest_that_does_not_move(self) -> None:
+        self.lab.servers.refuses = 0
+        report = self.play_guest()
+        self.assertEqual('failed', report.ended)
+        self.assertIn('A to B: the guest moves', report.tally.failed)
+        self.assertIn('A to B: its LUN is another', report.tally.missing)
+
+    def test_a_record_that_is_lost(self) -> None:
+        self.lab.servers.loses = 0
+        report = self.play_guest()
+        self.assertEqual(
+            ['every record that arrived is right, in order',
+             'the records on the volume are right, in order'],
+            report.tally.failed)
+        self.assertIn('with 1 gap or damaged ones', report.summary)
