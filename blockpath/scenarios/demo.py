@@ -37,8 +37,8 @@ from blockpath.observe import write_watcher
 from blockpath.scenarios import copying
 from blockpath.scenarios import volumes
 
-#: How much longer than in rest the guest's writes may stand still while a
-#: migration fails, in seconds.
+#: How much longer than at rest the guest's writes may stand still while
+#: something fails, in seconds.
 TOLERANCE = 1.0
 #: Seconds of rest that give the stall in rest.
 REST = 10.0

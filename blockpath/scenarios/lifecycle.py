@@ -24,12 +24,11 @@ from blockpath.cloud import cloud
 from blockpath.console import report as reports
 from blockpath.machine import wait
 from blockpath.observe import write_watcher
+from blockpath.scenarios import demo
 
 HOST = 'cmp1'
 SERVICE = f'nova-compute-{HOST}'
 OPTION = 'iscsi_initiator'
-#: Seconds that the guest's writes may stand still while an attach fails.
-TOLERANCE = 1.0
 #: Where Debian has QEMU's iSCSI block driver.
 _BLOCK_DRIVER = '/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so'
 
@@ -142,7 +141,7 @@ class Life:
         stall = self.watcher.longest_stall(began).seconds
         self.report.check(f'{HUNG}: Nova refuses it', refused, refused)
         self.report.check(f'{HUNG}: the guest does not notice',
-                          stall < TOLERANCE,
+                          demo.unnoticed(stall, rest=0.0),
                           f'writes stood still {stall * 1000:.0f} ms at most')
         self.report.check(
             f'{HUNG}: nothing is left of it',

@@ -32,6 +32,7 @@ from blockpath.console import progress
 from blockpath.console import report as reports
 from blockpath.machine import wait
 from blockpath.observe import leak_watch
+from blockpath.observe import plots
 from blockpath import scenarios
 from blockpath.scenarios import copying
 from blockpath.scenarios import demo
@@ -127,7 +128,9 @@ class PlayTestCase(lab_base.LabTest):
         super().setUp()
         for module, name, value in (
                 (demo, 'REST', 0.3), (demo, 'SETTLE', 0.05),
-                (demo, 'SIGN_OF_LIFE', 10), (wait, 'PATIENCE', 5.0)):
+                (demo, 'SIGN_OF_LIFE', 10), (wait, 'PATIENCE', 5.0),
+                # Slow, and drawn in a test of its own.
+                (plots, 'moves', lambda watcher, spans: '')):
             patcher = mock.patch.object(module, name, value)
             patcher.start()
             self.addCleanup(patcher.stop)
@@ -226,6 +229,13 @@ class GuestTest(PlayTestCase):
     def test_the_limit(self) -> None:
         self.assertTrue(demo.unnoticed(1.25, rest=0.3))
         self.assertFalse(demo.unnoticed(1.35, rest=0.3))
+
+    def test_a_failure_for_another_reason(self) -> None:
+        self.lab.storage.hung_portal = lambda host: self.lab.volumes.break_way(
+            host, 'the scheduler was asleep')
+        report = self.play_guest()
+        self.assertEqual(['hung portal at cmp1: Nova gives the reason'],
+                         report.tally.failed)
 
     def test_a_guest_that_hangs(self) -> None:
         self.lab.servers.hangs = 1
