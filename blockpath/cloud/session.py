@@ -34,9 +34,9 @@ if typing.TYPE_CHECKING:
     from blockpath.console import progress
     from blockpath.console import report as reports
 
-#: What is played: it takes the lab and the report.
+#: A run on a lab.
 Play: typing.TypeAlias = 'Callable[[cloud.Lab, reports.Report], None]'
-#: What is done without a lab.
+#: A run without a lab.
 Work: typing.TypeAlias = 'Callable[[reports.Report], None]'
 
 
@@ -111,10 +111,9 @@ def perform(play: Play, folder: pathlib.Path, expected: Sequence[str],
 
 def conduct(work: Work, folder: pathlib.Path, expected: Sequence[str]
             ) -> None:
-    """Do something, write its report, and print the verdict.
+    """Run something, write its report, and print the verdict.
 
-    The page is written first as that of a run that was broken off, and again
-    at the end.
+    Until the end the page shows a run that was broken off.
 
     :param folder: of the report
     :param expected: names of the checks that must be made

@@ -121,7 +121,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """Checks that were made, held against the names listed beforehand."""
+    """Checks, compared with the names listed beforehand."""
 
     expected: Sequence[str]
     checks: Sequence[Check]
@@ -334,7 +334,7 @@ class Report:
             if each.error in chain:
                 self.broken = each
                 break
-        # What was only raised in other words is one error.
+        # An error that was raised again in other words is the same one.
         if self.broken and self.broken.error not in (error, error.__cause__):
             self.error = f'{_message(self.broken.error)}; then: {self.error}'
 

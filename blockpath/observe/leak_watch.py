@@ -77,7 +77,7 @@ class Lab(Protocol):
 
 
 def checks(secret: str = 'CHAP password') -> list[str]:
-    """Name the checks that :meth:`Lookout.tell` makes."""
+    """Name the checks that a lookout makes in the end."""
     return ['no SCSI device appeared',
             f'no command line held a {secret}',
             f'no log or temporary file holds a {secret}']

@@ -36,7 +36,7 @@ from blockpath import scenarios
 from tests.unit import lab_base
 from tests.unit import signals
 
-#: What is played in each test, with a report that expects 'one' and 'two'.
+#: A run, with a report that expects 'one' and 'two'.
 Play = Callable[[Any], None]
 
 
