@@ -36,6 +36,10 @@ class PlanError(errors.BlockpathError):
     """A patch does not fit; names the patch, file, hunk and line."""
 
 
+class NotFetched(errors.BlockpathError):
+    """A pristine release is missing, so whether a patch fits is unknown."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Change:
     """One file before and after a patch; None: it is not there."""
@@ -97,6 +101,7 @@ class Planner:
 
         :param done: how many patches are there already
         :raises PlanError: the first thing that does not fit
+        :raises NotFetched: the release to merge on is missing
         """
         overlay: dict[str, model.File | None] = {}
 
@@ -113,17 +118,22 @@ class Planner:
     def reference(self, release: str) -> list[Step]:
         """The steps on the pristine release itself.
 
-        :raises PlanError: it has not been fetched, or a patch drifted
+        :raises NotFetched: it is missing
+        :raises PlanError: a patch drifted
         """
         if release not in self._references:
-            base = self.series.base(self.tree, release)
-            if not base.is_dir():
-                raise PlanError(
-                    f'{self.series.short(base)} is missing; run: blockpath '
-                    f'series fetch --release {release} {self.tree}')
             pristine = Planner(self.series, self.tree, release)
-            self._references[release] = pristine.plan(reader_of(base))
+            self._references[release] = pristine.plan(
+                reader_of(self._base(release)))
         return self._references[release]
+
+    def _base(self, release: str) -> pathlib.Path:
+        base = self.series.base(self.tree, release)
+        if not base.is_dir():
+            raise NotFetched(
+                f'{self.series.short(base)} is missing; run: blockpath '
+                f'series fetch --release {release} {self.tree}')
+        return base
 
     def prefixes(self) -> list[dict[str, model.File | None]]:
         """All files that the series touches, after 0, 1, … n patches."""
@@ -154,6 +164,7 @@ class Planner:
         """What one patch makes of the tree that the ones before it left.
 
         :raises PlanError: it does not fit
+        :raises NotFetched: the release to merge on is missing
         """
         patch = self.patches[index]
         letter = self.series.mail(patch, self.release)
@@ -206,7 +217,7 @@ class Planner:
         patch = self.patches[index]
         where = f'{self.tree}/{patch.name}: {edit.path}'
         _, made_on = self.series.hooks(patch, self.release)
-        base = self.series.base(self.tree, made_on)
+        base = self._base(made_on)
         before = self._before(made_on, index, edit.path)
         if before is None or diff.blob_id(before) != edit.old:
             raise PlanError(

@@ -170,6 +170,16 @@ class CheckoutCase(TestCase):
     def toml(self) -> str:
         return (self.root / 'patches' / 'series.toml').read_text()
 
+    def add_release(self, name: str, version: str,
+                    files: dict[str, str]) -> None:
+        """List another release; its sdist is downloaded already."""
+        data = sdist(files | {'PKG-INFO': FILES['PKG-INFO'].replace(
+            '34.0.0', version)}, f'nova-{version}')
+        self.write_toml(self.toml() + (
+            f'\n[releases."{name}".nova]\nversion = "{version}"\n'
+            f'sha256 = "{hashlib.sha256(data).hexdigest()}"\n'))
+        self.series.sdist(self.series.pin('nova', name)).write_bytes(data)
+
     def commit(self, subject: str, edits: Mapping[str, str | None],
                message: str = WHY, folder: pathlib.Path | None = None) -> str:
         """Commit whole files; None removes one. Returns the id."""

@@ -317,7 +317,7 @@ class MergeTest(ApplyCase):
     def test_needs_the_release(self):
         folder = self._another('# A comment.\n' + base.DRIVER)
         os.rename(self.base, self.temp / 'base')
-        self.assert_says(plan.PlanError, 'blockpath series fetch',
+        self.assert_says(plan.NotFetched, 'blockpath series fetch',
                          self.apply, folder)
 
 

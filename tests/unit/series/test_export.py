@@ -132,6 +132,6 @@ class ExportTest(base.CheckoutCase):
     def test_failure_leaves_nothing(self):
         shutil.rmtree(self.base)
         before = sorted(self.temp.iterdir())
-        self.assert_says(plan.PlanError, 'blockpath series fetch',
+        self.assert_says(plan.NotFetched, 'blockpath series fetch',
                          self.export)
         self.assertEqual(before, sorted(self.temp.iterdir()))

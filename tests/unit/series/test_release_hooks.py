@@ -9,7 +9,6 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-import hashlib
 import pathlib
 
 from blockpath.series import check
@@ -33,13 +32,8 @@ class OwnTest(base.CheckoutCase):
     def setUp(self):
         super().setUp()
         self.two_patches()
-        data = base.sdist(base.FILES | {
-            'PKG-INFO': 'Metadata-Version: 2.1\nName: nova\nVersion: 33.0.0\n',
-            'nova/driver.py': OLD_DRIVER}, 'nova-33.0.0')
-        self.write_toml(self.toml() + (
-            f'\n[releases."{OLD}".nova]\nversion = "33.0.0"\n'
-            f'sha256 = "{hashlib.sha256(data).hexdigest()}"\n'))
-        self.series.sdist(self.series.pin('nova', OLD)).write_bytes(data)
+        self.add_release(OLD, '33.0.0',
+                         base.FILES | {'nova/driver.py': OLD_DRIVER})
         fetch.fetch(self.series, 'nova', OLD)
         self.own = self.root / 'patches/nova' / OLD
         self.first = self.own / 'libvirt-move-guests.patch'
@@ -124,6 +118,15 @@ class OwnTest(base.CheckoutCase):
                                    'FETCH_HEAD')
         self.assert_says(refresh.RefreshError, 'nova/moving.py is not the '
                          'stored one', self.refresh)
+
+    def test_what_merges_cannot_be_known_without_the_merge_base(self):
+        """Nothing is stored as a release's own for want of the other."""
+        self.port()
+        self.base.rename(self.temp / 'gone')
+        self.assert_says(plan.NotFetched, f'.trees/{base.RELEASE}/base/nova '
+                         'is missing; run: blockpath series fetch --release '
+                         f'{base.RELEASE} nova', self.refresh)
+        self.assertFalse(self.own.exists())
 
     def test_as_many_commits_as_patches(self):
         self.port()
