@@ -69,13 +69,21 @@ def fetch(trees: tuple[str, ...], release: str | None) -> None:
 
     Through pip, so its configured index, mirror and proxy count. The sha256
     in patches/series.toml is compared before anything is unpacked. What is
-    there already is not downloaded again.
+    there already is not downloaded again. With a release comes the one that
+    its hooks were made on: they are merged on that one's files.
     """
     series = load()
     wanted = trees or tuple(series.trees())
     name = release_of(series, release, *wanted)
     for tree in wanted:
-        progress.say(fetching.fetch(series, tree, name))
+        for source in series.sources(tree, name):
+            progress.say(fetching.fetch(series, tree, source))
+
+
+def fetch_missing(series: model.Series, tree: str, release: str) -> None:
+    """Fetch what the command needs, and say so where it was missing."""
+    for line in fetching.fetch_missing(series, tree, release):
+        progress.say(line)
 
 
 @group.command()
@@ -96,7 +104,8 @@ def apply(ctx: click.Context, tree: str, to: pathlib.Path | None,
     In a git repository each patch becomes a commit. Hooks are applied by
     content: exactly on the release they were made for, by a three-way merge
     elsewhere, never by searching for a place that looks alike. Applying
-    twice changes nothing.
+    twice changes nothing. Pristine releases that are missing are fetched
+    first; --reverse and --status fetch nothing.
     """
     if reverse and status:
         raise click.UsageError('give --reverse or --status, not both')
@@ -105,11 +114,13 @@ def apply(ctx: click.Context, tree: str, to: pathlib.Path | None,
     if status:
         _status(ctx, series, tree, name, to)
         return
-    if to is None:
+    target = find_target.find(series, tree, name, to) if to else None
+    if not reverse:
+        fetch_missing(series, tree, name)
+    if target is None:
         act = working.reverse if reverse else working.apply
         result = act(series, tree, name)
     else:
-        target = find_target.find(series, tree, name, to)
         result = target.reverse() if reverse else target.apply()
     progress.say(result.message)
     for path in result.merged:
@@ -183,8 +194,9 @@ def export(to: pathlib.Path, trees: tuple[str, ...], urls: tuple[str, ...],
     """Write the series for other tools to DIR/<layout>/<tree>/.
 
     Kolla's goes to DIR/kolla/<image>/, so that DIR/kolla is the patches_path.
-    Without --gerrit, --numbered, --quilt or --kolla all four. DIR must be
-    new or empty. The signer of --gerrit is git's user.name and user.email.
+    Without --gerrit, --numbered, --quilt or --kolla all four. DIR must be new
+    or empty. Pristine releases that are missing are fetched first. The signer
+    of --gerrit is git's user.name and user.email.
     """
     series = load()
     wanted = list(trees or series.trees())
@@ -192,6 +204,8 @@ def export(to: pathlib.Path, trees: tuple[str, ...], urls: tuple[str, ...],
     chosen = tuple(layout for layout in exporting.LAYOUTS if layouts[layout])
     known = footer.parse_urls(series, urls)
     chosen = chosen or exporting.LAYOUTS
+    for tree in wanted:
+        fetch_missing(series, tree, name)
     for line in exporting.export(series, wanted, name, chosen, to, known):
         progress.say(line)
     if 'gerrit' in chosen:
@@ -225,8 +239,10 @@ def review(tree: str, to: pathlib.Path, branch: str, onto: str | None,
     """
     series = load()
     name = release_of(series, release, tree)
-    made = reviewing.Review(series, tree, name, to, branch).make(
-        onto, footer.parse_urls(series, urls))
+    branched = reviewing.Review(series, tree, name, to, branch)
+    known = footer.parse_urls(series, urls)
+    fetch_missing(series, tree, name)
+    made = branched.make(onto, known)
     progress.say(made.message)
     for path in made.merged:
         progress.say(f'  merged into another version of {path}')

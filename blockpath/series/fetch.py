@@ -63,6 +63,18 @@ def fetch(series: model.Series, tree: str, release: str) -> str:
     return f'{tree}: {pin.version} unpacked in {series.short(base)}'
 
 
+def fetch_missing(series: model.Series, tree: str, release: str) -> list[str]:
+    """Get what applying the patches to a release reads, where it is missing.
+
+    Returns what was done, a line for each release that was.
+
+    :raises FetchError: one of them cannot be had
+    """
+    return [fetch(series, tree, name) for name in series.sources(tree, release)
+            if version_of(series.base(tree, name)) !=
+            series.pin(tree, name).version]
+
+
 def version_of(folder: pathlib.Path) -> str:
     """The version an unpacked sdist says it is; empty if there is none."""
     try:

@@ -190,6 +190,15 @@ class Series:
             return own, release
         return folder / f'{patch.name}.patch', self.default
 
+    def sources(self, tree: str, release: str) -> list[str]:
+        """List the releases whose files applying the patches to one reads.
+
+        A hook made on another release is merged on that release's file.
+        """
+        made_on = {self.hooks(patch, release)[1]
+                   for patch in self.patches.get(tree, ())}
+        return [release, *sorted(made_on - {release})]
+
     def mail(self, patch: Patch, release: str) -> mail.Mail:
         """The patch's mail for a release.
 

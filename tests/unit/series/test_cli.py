@@ -9,14 +9,20 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
+import os
+import pathlib
+import shutil
+
 from click import testing
 import fixtures
 
 from blockpath import cli
 from tests.unit.series import base
 
+OLD = '2026.1'
 
-class CliTest(base.CheckoutCase):
+
+class CliCase(base.CheckoutCase):
 
     def setUp(self):
         super().setUp()
@@ -27,6 +33,9 @@ class CliTest(base.CheckoutCase):
         result = testing.CliRunner().invoke(cli.main, ['series', *args])
         self.assertEqual(code, result.exit_code, result.output)
         return result
+
+
+class CliTest(CliCase):
 
     def test_help(self):
         text = self.run_cli('--help').output
@@ -113,3 +122,86 @@ class CliTest(base.CheckoutCase):
                          self.run_cli('releases', '--all').output)
         self.assertEqual('2026.2 nova 34.0.0\n',
                          self.run_cli('releases').output)
+
+
+class OtherReleaseTest(CliCase):
+    """A checkout that has fetched nothing, and an older release's tree."""
+
+    missing = (f'.trees/{base.RELEASE}/base/nova is missing; run: blockpath '
+               f'series fetch --release {base.RELEASE} nova\n')
+
+    def setUp(self):
+        super().setUp()
+        self.two_patches()
+        self.files = base.FILES | {
+            'nova/driver.py': '# Old.\n\n' + base.DRIVER}
+        self.add_release(OLD, '33.0.0', self.files)
+        shutil.rmtree(self.root / '.trees')
+
+    def fetched(self) -> list[str]:
+        return sorted(path.parent.parent.name for path in
+                      self.root.glob('.trees/*/base/nova'))
+
+    def drop_default(self) -> None:
+        shutil.rmtree(self.root / '.trees' / base.RELEASE)
+
+    def assert_patched(self, folder: pathlib.Path) -> None:
+        text = (folder / 'nova/driver.py').read_text()
+        self.assertTrue(text.startswith('# Old.\n'))
+        self.assertIn('    forget(volume)\n', text)
+
+    def test_fetch(self):
+        self.assertEqual(
+            f'nova: 33.0.0 unpacked in .trees/{OLD}/base/nova\n'
+            f'nova: 34.0.0 unpacked in .trees/{base.RELEASE}/base/nova\n',
+            self.run_cli('fetch', '--release', OLD).stdout)
+        self.assertEqual([OLD, base.RELEASE], self.fetched())
+        self.run_cli('check', '--release', OLD)
+
+    def test_fetch_of_the_default(self):
+        self.run_cli('fetch')
+        self.assertEqual([base.RELEASE], self.fetched())
+
+    def test_apply(self):
+        folder = self.unpack()
+        said = self.run_cli('apply', 'nova', '--release', OLD, '--to',
+                            str(folder)).stdout
+        self.assertIn('nova: 34.0.0 unpacked', said)
+        self.assertIn('merged into another version of nova/driver.py', said)
+        self.assert_patched(folder)
+        self.assertEqual(
+            f'nova: all patches are in {folder} already\n', self.run_cli(
+                'apply', 'nova', '--release', OLD, '--to',
+                str(folder)).stdout)
+
+    def test_apply_with_one_release_fetched(self):
+        self.run_cli('fetch', '--release', OLD)
+        self.drop_default()
+        self.run_cli('apply', 'nova', '--release', OLD)
+        self.assert_patched(self.root / '.trees' / OLD / 'nova')
+
+    def test_apply_to_no_tree(self):
+        """A wrong folder is refused before anything is downloaded."""
+        self.run_cli('apply', 'nova', '--release', OLD, '--to',
+                     str(self.temp), code=1)
+        self.assertEqual([], self.fetched())
+
+    def test_review(self):
+        clone = self.clone_upstream()
+        self.run_cli('review', 'nova', '--release', OLD, '--to', str(clone))
+        self.assertEqual([OLD, base.RELEASE], self.fetched())
+
+    def test_export(self):
+        to = self.temp / 'out'
+        self.run_cli('export', str(to), '--numbered', '--release', OLD)
+        self.assertEqual(2, len(os.listdir(to / 'numbered/nova')))
+
+    def test_what_only_looks_names_what_is_missing(self):
+        self.run_cli('fetch', '--release', OLD)
+        self.drop_default()
+        for command in (('apply', 'nova', '--status', '--to',
+                         str(self.unpack())), ('check',)):
+            output = self.run_cli(*command, '--release', OLD, code=1).output
+            self.assertIn(self.missing, output)
+            self.assertNotIn('another file', output)
+        self.assertEqual([OLD], self.fetched())
