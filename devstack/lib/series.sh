@@ -71,13 +71,14 @@ print(os.path.dirname(util.find_spec("os_brick").origin.rpartition("/")[0]))
 # _blockpath_apply TREE FOLDER - Bring one tree to the series
 function _blockpath_apply {
     local tree=$1 folder=$2 release=$_blockpath_release state
+    # The checkout is the stack user's; apply may run as root.
+    blockpath_series fetch "$tree" --release "$release" || \
+        _blockpath_give_up "$tree" "$folder" ''
     state=$(_blockpath_state "$tree" "$folder" "$release")
     if [[ $state == applied ]]; then
         _blockpath_note "$tree" "$folder" "$release"
         return
     fi
-    blockpath_series fetch "$tree" --release "$release" || \
-        _blockpath_give_up "$tree" "$folder" ''
     if [[ $state == 'other version' ]]; then
         _blockpath_series_in "$folder" "$tree" "$release" --reverse || \
             _blockpath_give_up "$tree" "$folder" ''

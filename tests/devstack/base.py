@@ -60,7 +60,7 @@ def upstream(whole: bool) -> pathlib.Path:
         if whole:
             shutil.copytree(release, folder / tree, symlinks=True)
         else:
-            copy_hooked(tree, release, folder / tree)
+            copy_hooked(tree, SERIES.default, folder / tree)
         repository = git.Git(folder / tree)
         repository.run('init', '--quiet', '--initial-branch', 'master')
         commit(folder / tree, 'Release')
@@ -69,13 +69,12 @@ def upstream(whole: bool) -> pathlib.Path:
     return folder
 
 
-def copy_hooked(tree: str, release: pathlib.Path,
-                folder: pathlib.Path) -> None:
-    [before, *_] = plan.Planner(SERIES, tree, SERIES.default).prefixes()
+def copy_hooked(tree: str, release: str, folder: pathlib.Path) -> None:
+    [before, *_] = plan.Planner(SERIES, tree, release).prefixes()
     hooked = [path for path, file in before.items() if file is not None]
     for path in [*hooked, f'{model.PACKAGES[tree]}/__init__.py']:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(release / path, folder / path)
+        shutil.copy(SERIES.base(tree, release) / path, folder / path)
 
 
 def commit(folder: pathlib.Path, subject: str) -> str:
@@ -177,8 +176,22 @@ class Node(fixtures.Fixture):
                                   str(self.upstream / tree))
         return self.upstream
 
-    def own_checkout(self) -> pathlib.Path:
-        """A copy of blockpath's checkout, to edit."""
+    def add_stable_branch(self, release: str) -> None:
+        """Add another release's branch to upstream's repositories."""
+        folder = self.own_upstream()
+        for tree in SERIES.trees():
+            fetch.fetch(SERIES, tree, release)
+            repository = git.Git(folder / tree)
+            repository.run('switch', '--quiet', '--orphan',
+                           f'stable/{release}')
+            copy_hooked(tree, release, folder / tree)
+            commit(folder / tree, 'Release')
+
+    def own_checkout(self, fetched: bool = True) -> pathlib.Path:
+        """A copy of blockpath's checkout, to edit.
+
+        :param fetched: else it has no tree, but what was downloaded
+        """
         checkout = self.dest / 'blockpath'
         for name in CHECKOUT:
             source = paths.ROOT / name
@@ -186,7 +199,9 @@ class Node(fixtures.Fixture):
                 shutil.copytree(source, checkout / name)
             else:
                 shutil.copy(source, checkout / name)
-        (checkout / '.trees').symlink_to(paths.TREES)
+        shared = '.trees' if fetched else '.cache/sdists'
+        (checkout / shared).parent.mkdir(exist_ok=True)
+        (checkout / shared).symlink_to(paths.ROOT / shared)
         self.plugin = checkout / 'devstack'
         return checkout
 

@@ -23,9 +23,10 @@ TREES = ('nova', 'cinder', 'os-brick')
 
 class SeriesTest(base.TestCase):
 
-    def subjects(self, repository: git.Git) -> list[str]:
+    def subjects(self, repository: git.Git,
+                 branch: str = 'master') -> list[str]:
         return repository.text('log', '--format=%s', '--reverse',
-                               'origin/master..HEAD').split('\n')
+                               f'origin/{branch}..HEAD').split('\n')
 
     def wanted(self, tree: str) -> list[str]:
         return [base.SERIES.mail(patch, base.SERIES.default).subject
@@ -121,6 +122,20 @@ class SeriesTest(base.TestCase):
                          self.subjects(node.tree('nova')))
         after = (node.dest / 'nova/nova/virt/libvirt/driver.py').read_text()
         self.assertTrue(after.endswith('\nMOVED = True\n'))
+
+    def test_an_older_release_in_a_fresh_checkout(self):
+        """The release that the hooks were made on is fetched with it."""
+        node = self.node(TARGET_BRANCH='stable/2026.1', **ONE)
+        node.add_stable_branch('2026.1')
+        checkout = node.own_checkout(fetched=False)
+        said = node.run('stack')
+        self.assertNotIn('is missing', said)
+        for tree in TREES:
+            self.assertEqual(self.wanted(tree), self.subjects(
+                node.tree(tree), 'stable/2026.1'))
+        self.assertEqual(
+            ['2026.1', base.SERIES.default],
+            sorted(path.name for path in (checkout / '.trees').iterdir()))
 
     def test_a_tree_that_moved_too_far(self):
         """One line says which patch and where; all trees are as before."""
