@@ -12,15 +12,34 @@
 """The ``blockpath`` command."""
 
 import importlib
+from typing import Any
+from typing import NamedTuple
 
 import click
 
-#: Group -> module holding a click group named ``group``. Imported on use, so
-#: that ``blockpath series`` works before the cloud's packages are installed.
+from blockpath import errors
+
+
+class Entry(NamedTuple):
+    """A group of commands.
+
+    ``extra`` is the extra of the package that its commands need. Of the
+    series' commands only ``check --each`` needs one.
+    """
+
+    module: str
+    extra: str
+    text: str
+
+
+#: Group -> its entry; the module holds a click group named ``group``. Imported
+#: on use, so that ``blockpath series`` works without the lab's packages.
 GROUPS = {
-    'series': ('blockpath.series.cli', 'Fetch, apply, export, check.'),
-    'lab': ('blockpath.lab_cli', 'A cloud on this machine.'),
-    'bench': ('blockpath.bench.cli', 'Measurements and their plots.'),
+    'series': Entry('blockpath.series.cli', 'test',
+                    'Fetch, apply, export, check.'),
+    'lab': Entry('blockpath.lab_cli', 'lab', 'A cloud on this machine.'),
+    'bench': Entry('blockpath.bench.cli', 'bench',
+                   'Measurements and their plots.'),
 }
 
 
@@ -34,13 +53,25 @@ class LazyGroups(click.Group):
                     name: str) -> click.Command | None:
         if name not in GROUPS:
             return None
-        return importlib.import_module(GROUPS[name][0]).group
+        entry = ctx.obj = GROUPS[name]
+        return importlib.import_module(entry.module).group
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; name the extra to install where a module lacks."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as exc:
+            if str(exc.name).partition('.')[0] == 'blockpath':
+                raise
+            raise errors.BlockpathError(
+                f"{exc.name} is not installed; run: pip install "
+                f"'blockpath[{ctx.obj.extra}]'")
 
     def format_commands(self, ctx: click.Context,
                         formatter: click.HelpFormatter) -> None:
         with formatter.section('Commands'):
-            formatter.write_dl([(name, text)
-                                for name, (_, text) in GROUPS.items()])
+            formatter.write_dl([(name, entry.text)
+                                for name, entry in GROUPS.items()])
 
 
 @click.command(cls=LazyGroups,

@@ -15,18 +15,13 @@ import dataclasses
 import hashlib
 import pathlib
 import re
-import sys
+import tomllib
 import types
 from typing import Any
 
 from blockpath import errors
 from blockpath.series import diff
 from blockpath.series import mail
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 #: Lower-case words; a leading digit would look like an order.
 NAME = re.compile(r'[a-z][a-z0-9]*(?:-[a-z0-9]+)*')

@@ -1,7 +1,7 @@
 #!/bin/bash
 #
 # The blockpath command, in a small venv of the plugin's own: the series needs
-# three libraries, and none of what OpenStack runs with.
+# few libraries, and none of what OpenStack runs with.
 #
 #    Licensed under the Apache License, Version 2.0 (the "License"); you may
 #    not use this file except in compliance with the License. You may obtain
@@ -24,7 +24,7 @@ set +o xtrace
 # install_blockpath_tool() - Make the venv, again when its requirements change
 function install_blockpath_tool {
     local venv=$BLOCKPATH_STATE/venv
-    local requirements=$BLOCKPATH_DIR/devstack/files/tool-requirements.txt
+    local requirements=$BLOCKPATH_DIR/requirements.txt
     local wanted python
     wanted=$(cat "$requirements" "$BLOCKPATH_DIR/constraints.txt" | sha256sum)
     if [[ -x $venv/bin/python && -r $venv/requirements.sha256 && \

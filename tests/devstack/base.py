@@ -35,7 +35,7 @@ SAMPLES = PLUGIN / 'samples'
 SERIES = model.Series(paths.ROOT)
 #: What of the plugin's checkout its tool needs.
 CHECKOUT = ('blockpath', 'patches', 'nova', 'cinder', 'os-brick', 'devstack',
-            'constraints.txt')
+            'constraints.txt', 'requirements.txt')
 WHO = {f'GIT_{role}_{key}': value for role in ('AUTHOR', 'COMMITTER')
        for key, value in (('NAME', 'Ursula Upstream'),
                           ('EMAIL', 'ursula@example.org'))}
