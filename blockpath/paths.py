@@ -13,7 +13,18 @@
 
 import pathlib
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+def find_root(home: pathlib.Path) -> pathlib.Path:
+    """Find the checkout: the folder of this package, else the current one.
+
+    pip installs the package without the patches.
+    """
+    if (home / 'patches' / 'series.toml').is_file():
+        return home
+    return pathlib.Path.cwd()
+
+
+ROOT = find_root(pathlib.Path(__file__).resolve().parent.parent)
 #: Releases: pristine trees in ``base/<tree>``, patched ones in ``<tree>``.
 TREES = ROOT / '.trees'
 #: Downloads and built images; everything here is rebuilt when missing.
@@ -23,4 +34,3 @@ LAB = ROOT / '.lab'
 #: Reports and measurements.
 BUILD = ROOT / 'build'
 VENV = ROOT / '.venv'
-SERIES = ROOT / 'patches' / 'series.toml'

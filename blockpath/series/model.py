@@ -95,8 +95,8 @@ class Series:
         try:
             return tomllib.loads(self.file.read_text('utf-8'))
         except FileNotFoundError:
-            raise SeriesError(f'{self.file} is missing; run this from a '
-                              f'checkout of blockpath')
+            raise SeriesError(f'{self.file} is missing; run this in the '
+                              f'folder of a checkout of blockpath')
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise SeriesError(f'{self.file}: {exc}')
 

@@ -11,9 +11,11 @@
 #    under the License.
 """The command in an installation that lacks something."""
 
+import pathlib
 import subprocess
 import sys
 
+import fixtures
 import testtools
 
 from blockpath import paths
@@ -49,3 +51,16 @@ class ExtraTest(testtools.TestCase):
         said = self.without('blockpath.series.export', 'series', 'releases')
         self.assertIn('Traceback', said)
         self.assertNotIn('pip install', said)
+
+
+class RootTest(testtools.TestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.here = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+
+    def test_in_the_checkout(self):
+        self.assertEqual(paths.ROOT, paths.find_root(paths.ROOT))
+
+    def test_installed(self):
+        self.assertEqual(pathlib.Path.cwd(), paths.find_root(self.here))
