@@ -33,6 +33,7 @@ import signal
 import subprocess
 import tempfile
 from typing import Any
+from typing import IO
 
 from blockpath import errors
 
@@ -48,19 +49,21 @@ MODULES = (
     'nf_tables')
 #: A trial takes 1 s, and 8 s at a load of ten for each processor.
 TRIAL_S = 20.0
+BUILD_OPTIONS = pathlib.Path(__file__).with_name('kernel-options.txt')
 
 MARKER = 'kernel.json'
 #: Names of the folders of candidates, one of them cached, begin with this.
 PREFIX = 'uml-'
 #: Debian's packages of programs, where the names differ.
-_PACKAGES = {'apt-get': 'apt', 'busybox': 'busybox-static',
-             'dpkg-deb': 'dpkg', 'setpriv': 'util-linux'}
+_PACKAGES = {'apt-get': 'apt', 'busybox': 'busybox-static', 'depmod': 'kmod',
+             'dpkg-deb': 'dpkg', 'gcc': 'gcc libc6-dev',
+             'setpriv': 'util-linux', 'xz': 'xz-utils'}
 
 Say = Callable[[str], None]
 
 
 class KernelError(errors.BlockpathError):
-    """No user-mode Linux kernel could be fetched that runs here."""
+    """No user-mode Linux kernel could be fetched or built that runs here."""
 
 
 class _Unfit(Exception):
@@ -88,11 +91,11 @@ class Kernel:
 def prepare(cache: pathlib.Path, say: Say) -> Kernel:
     """Return a user-mode Linux kernel that runs on this machine.
 
-    The first call fetches it; later calls find it in the cache.
+    The first call fetches or builds it; later calls find it in the cache.
 
-    :param cache: folder for the kernel, some 200 MB
+    :param cache: folder for the kernel, some 200 MB; a build needs 2.5 GB
     :param say: called with a line before each step that takes seconds
-    :raises KernelError: none can be fetched, or none runs here
+    :raises KernelError: none can be fetched or built, or none runs here
     """
     cache = cache.resolve()
     with _disk_errors(cache):
@@ -176,8 +179,17 @@ def _choose(cache: pathlib.Path, say: Say) -> Kernel:
         except _Unfit as error:
             say(f'kernel: Debian {suite} has none that serves: {error}')
             reasons.append(f'{suite}: {error}')
-    raise KernelError('no user-mode Linux of Debian\'s serves: ' +
-                      '; '.join(reasons))
+    reason = 'no suite has the source'
+    for suite in SUITES:
+        try:
+            return _attempt(_build, cache, suite, say)
+        except _Absent:
+            continue
+        except (_Unfit, KernelError) as error:
+            reason = str(error)
+            break
+    raise KernelError('no user-mode Linux of Debian\'s serves '
+                      f'({"; ".join(reasons)}), nor does a build: {reason}')
 
 
 def _attempt(make: Callable[[pathlib.Path, str, Say], tuple[Kernel, str]],
@@ -433,6 +445,61 @@ def _fetch(folder: pathlib.Path, suite: str, say: Say) -> tuple[Kernel, str]:
 def _kernel(binary: pathlib.Path, modules: pathlib.Path) -> Kernel:
     release = next(modules.iterdir())
     return Kernel(binary, release.name, release)
+
+
+# A build from source, if none of Debian's kernels serves.
+
+def _build(folder: pathlib.Path, suite: str, say: Say) -> tuple[Kernel, str]:
+    """Build the kernel from Debian's source.
+
+    :raises KernelError: tools are missing, or it fails; names the log
+    """
+    _find('gcc', 'make', 'flex', 'bison', 'bc', 'xz', 'depmod')
+    say(f'kernel: fetching the source of Linux from Debian {suite}')
+    apt = _Apt(folder / 'apt', suite)
+    apt.update()
+    # It names the package of the current version, and is empty.
+    deb, = apt.download('linux-source')
+    deb, = apt.download(_run('dpkg-deb', '-f', deb, 'Depends').split()[0])
+    version = _run('dpkg-deb', '-f', deb, 'Version').strip()
+    _run('dpkg-deb', '-x', deb, folder / 'apt')
+    _run('tar', '-C', folder / 'apt', '-xf',
+         next(folder.glob('apt/usr/src/linux-source-*.tar.xz')))
+    source = next(folder.glob('apt/linux-source-*'))
+    log = folder.parent / 'build.log'
+    say(f'kernel: building it, 10 to 30 minutes; the log is {log}')
+    with open(log, 'w') as output:
+        _make(source, output, 'alldefconfig')
+        _check_options(source / '.config')
+        _make(source, output, 'linux', 'modules')
+        _make(source, output, 'modules_install', f'INSTALL_MOD_PATH={folder}')
+    binary = folder / 'linux'
+    shutil.copy(source / 'linux', binary)
+    shutil.rmtree(folder / 'apt')
+    return _kernel(binary, folder / 'lib' / 'modules'), version
+
+
+def _make(source: pathlib.Path, output: IO[str], *args: str) -> None:
+    with _started(
+            ('make', '-C', source, 'ARCH=um',
+             f'-j{len(os.sched_getaffinity(0))}', *args),
+            stdout=output, stderr=subprocess.STDOUT,
+            env={**os.environ, 'KCONFIG_ALLCONFIG': str(BUILD_OPTIONS)}
+            ) as process:
+        if process.wait():
+            raise KernelError('cannot build user-mode Linux; the log is '
+                              f'{output.name}')
+
+
+def _check_options(config: pathlib.Path) -> None:
+    """:raises KernelError: the source does not know some option"""
+    wanted = [line for line in BUILD_OPTIONS.read_text().splitlines()
+              if line.startswith('CONFIG_')]
+    got = set(config.read_text().splitlines())
+    missing = [line for line in wanted if line not in got]
+    if missing:
+        raise KernelError('cannot build user-mode Linux with '
+                          f'{", ".join(missing)}')
 
 
 # The trial.

@@ -11,8 +11,8 @@
 #    under the License.
 """The hosts' kernel: the first that boots, once, wholly or not at all.
 
-apt, patchelf and the kernels are shell scripts, first in PATH; dpkg and
-setpriv are real.
+apt, patchelf, make and the kernels are shell scripts, first in PATH; dpkg,
+setpriv and tar are real.
 """
 
 import json
@@ -134,7 +134,7 @@ class KernelTestCase(testtools.TestCase):
             f'bookworm contrib {path}:9\nstable main {path}:{number}\n')
 
     def add_deb(self, suite: str, package: str, version: str,
-                files: dict[str, str]) -> None:
+                files: dict[str, str], fields: str = '') -> None:
         with tempfile.TemporaryDirectory() as name:
             root = pathlib.Path(name)
             # dpkg-deb refuses the mode of a temporary folder.
@@ -142,7 +142,7 @@ class KernelTestCase(testtools.TestCase):
             files = {**files, 'DEBIAN/control':
                      f'Package: {package}\nVersion: {version}\n'
                      'Architecture: all\nMaintainer: a <a@b>\n'
-                     'Description: x\n'}
+                     f'Description: x\n{fields}'}
             for path, text in files.items():
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 (root / path).write_text(text)
@@ -322,12 +322,6 @@ class TestPrepare(KernelTestCase):
         self.assertEqual('forky', self.marker()['suite'])
         self.assertIn('kernel: Debian sid has none that serves: Unable to '
                       'locate package user-mode-linux', self.said)
-
-    def test_none_serves(self) -> None:
-        self.add_kernel('sid', script=PANICS)
-        message = self.fail_to_prepare()
-        self.assertIn('sid: 7.2.7 does not boot', message)
-        self.assertIn('forky: 404 Not Found', message)
 
     def test_offline(self) -> None:
         self.add_kernel('sid')
@@ -570,4 +564,112 @@ class TestSources(KernelTestCase):
     def test_machine_without_debian(self) -> None:
         (self.mirror / 'entries').write_text('noble main /a.sources:1\n')
         self.assertIn('apt on this machine has no mirror of Debian',
+                      self.fail_to_prepare())
+
+
+#: Makes as much of a kernel as the tests look at.
+MAKE = '''#!/bin/sh
+echo "$*"
+cd "$2"
+case "$*" in
+    *alldefconfig) grep -v ^CONFIG_FAULT "$KCONFIG_ALLCONFIG" >.config ;;
+    *modules_install*)
+        folder=${{6#*=}}/lib/modules/7.2.7
+        mkdir -p "$folder"
+        cp {modules} "$folder/modules.dep"
+        touch "$folder/modules.builtin" ;;
+    *linux*modules) [ ! -e fails ] && cp {binary} linux ;;
+esac
+'''
+
+
+class TestBuild(KernelTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.add_kernel('sid', script=PANICS)
+        modules = self.folder / 'modules.dep'
+        modules.write_text(''.join(f'kernel/{name}.ko:\n'
+                                   for name in kernel.MODULES))
+        self.built = self.folder / 'built'
+        self.built.write_text(BOOTS)
+        self.built.chmod(0o755)
+        self.add_program('make', MAKE.format(modules=modules,
+                                             binary=self.built))
+        for name in ('gcc', 'flex', 'bison', 'bc', 'depmod'):
+            self.add_program(name, '')
+
+    def add_source(self, name: str = 'Makefile') -> None:
+        tar = self.folder / 'linux-source-7.2.tar.xz'
+        source = self.folder / 'linux-source-7.2'
+        source.mkdir()
+        (source / name).touch()
+        subprocess.run(('tar', '-C', self.folder, '-cJf', tar, source.name),
+                       check=True)
+        self.add_deb('sid', 'linux-source', '7.2.13-1', {},
+                     'Depends: linux-source-7.2 (= 7.2.13-1)\n')
+        self.add_deb('sid', 'linux-source-7.2', '7.2.13-1', {})
+        deb = self.mirror / 'sid' / 'linux-source-7.2_7.2.13-1_all.deb'
+        # The archive cannot be written as text.
+        with tempfile.TemporaryDirectory() as name:
+            subprocess.run(('dpkg-deb', '-R', deb, name), check=True)
+            target = pathlib.Path(name) / 'usr' / 'src'
+            target.mkdir(parents=True)
+            shutil.copy(tar, target)
+            subprocess.run(('dpkg-deb', '-Znone', '-b', name, deb),
+                           check=True, stdout=subprocess.DEVNULL)
+        shutil.copytree(self.mirror / 'sid', self.mirror / 'forky')
+
+    def test_built_when_none_boots(self) -> None:
+        self.add_source()
+        found = self.prepare()
+        self.assertEqual(RELEASE, found.release)
+        self.assertEqual(BOOTS, found.binary.read_text())
+        self.assertTrue((found.modules / 'modules.dep').exists())
+        self.assertEqual('7.2.13-1', self.marker()['version'])
+        self.assertIn('kernel: building it, 10 to 30 minutes; the log is '
+                      f'{self.cache}/build.log', self.said)
+        folder = next(self.cache.glob('uml-*'))
+        self.assertEqual(['lib', 'linux'], sorted(os.listdir(folder)))
+        self.assertEqual(found, self.prepare())
+
+    def test_failure_names_the_log(self) -> None:
+        self.add_source('fails')
+        message = self.fail_to_prepare()
+        self.assertIn('Unexpected FP registers', message)
+        self.assertIn(f'the log is {self.cache}/build.log', message)
+        self.assertIn('alldefconfig',
+                      (self.cache / 'build.log').read_text())
+        self.assertEqual(['build.log', 'lock', 'trial.log'], self.names())
+
+    def test_option_that_the_source_lacks(self) -> None:
+        self.add_source()
+        options = self.folder / 'options'
+        options.write_text('# All.\nCONFIG_A=y\nCONFIG_FAULT=m\n')
+        self.patch_attr('BUILD_OPTIONS', options)
+        self.assertIn('cannot build user-mode Linux with CONFIG_FAULT=m',
+                      self.fail_to_prepare())
+
+    def test_one_that_does_not_boot_either(self) -> None:
+        self.add_source()
+        self.built.write_text(PANICS)
+        message = self.fail_to_prepare()
+        self.assertIn('nor does a build: 7.2.7 does not boot', message)
+        self.assertEqual(1, sum('building' in line for line in self.said))
+
+    def test_missing_tools(self) -> None:
+        self.add_source()
+        for name in ('flex', 'bison'):
+            (self.bin / name).unlink()
+        tools = self.folder / 'tools'
+        tools.mkdir()
+        for name in ('dpkg', 'dpkg-deb', 'setpriv', 'sh', 'cat', 'cp', 'sed',
+                     'tar', 'rm', 'xz'):
+            (tools / name).symlink_to(str(shutil.which(name)))
+        with mock.patch.dict(os.environ, PATH=f'{self.bin}:{tools}'):
+            self.assertIn('nor does a build: flex, bison not found: apt-get '
+                          'install bison flex', self.fail_to_prepare())
+
+    def test_mirror_without_the_source(self) -> None:
+        self.assertIn('nor does a build: no suite has the source',
                       self.fail_to_prepare())
