@@ -56,7 +56,7 @@ def rates(times: Iterable[float], begin: float, end: float
             [count / _BIN for count in counts])
 
 
-def rate(watcher: write_watcher.Watcher, spans: Sequence[Span], rest: float
+def rate(watcher: write_watcher.BaseWatcher, spans: Sequence[Span], rest: float
          ) -> str:
     """Plot the writes per second over the whole time, the moves marked.
 
@@ -95,7 +95,7 @@ def _duration(seconds: float) -> str:
             else f'{seconds * 1000:.0f} ms')
 
 
-def moves(watcher: write_watcher.Watcher, spans: Sequence[Span]) -> str:
+def moves(watcher: write_watcher.BaseWatcher, spans: Sequence[Span]) -> str:
     """Plot the time between arrivals around each move, on one scale.
 
     :returns: SVG
@@ -116,7 +116,7 @@ def moves(watcher: write_watcher.Watcher, spans: Sequence[Span]) -> str:
     return report.svg(figure)
 
 
-def _move(axes: matplotlib.axes.Axes, watcher: write_watcher.Watcher,
+def _move(axes: matplotlib.axes.Axes, watcher: write_watcher.BaseWatcher,
           began: float, ended: float) -> None:
     points = watcher.series(began - _MARGIN, ended)
     # Thousands of dots: as an image they are a tenth of the size.

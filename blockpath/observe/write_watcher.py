@@ -18,9 +18,8 @@ volume, sees each record within about 2 ms of its arrival, and checks it.
 All times are seconds of ``time.monotonic()``.
 """
 
-import array
+import abc
 import bisect
-import contextlib
 import itertools
 import os
 import pathlib
@@ -30,188 +29,40 @@ import types
 import typing
 
 from blockpath import errors
+from blockpath.observe import write_follower
 from blockpath.observe import write_ring
 
-POLL_S = 0.002
-#: A record may be seen half-way into the page cache; older than this it is
-#: not half-way, it is bad.
-TORN_S = 0.5
-#: With nothing new for this long, the whole ring is looked at: it may go on
-#: elsewhere. Doubled each time in vain, up to the second figure.
-RESYNC_S = 1.0
-RESYNC_MAX_S = 16.0
-#: Polls further apart than this are noted: a stall may be the watcher's own.
-BLIND_S = 0.010
+#: Seconds until all that has arrived by now must be known.
+CATCH_UP_S = 30.0
+
+Stall = write_follower.Stall
 
 
-class Stall(typing.NamedTuple):
-    at: float
-    seconds: float
+class BaseWatcher(abc.ABC):
+    """Follows a ring, in a thread, until stopped.
 
-
-class Follower:
-    """Follows a ring, a poll at a time: the watcher without its thread."""
-
-    def __init__(self, ring: write_ring.Ring, now: float) -> None:
-        self.ring = ring
-        self.problems: list[write_ring.Problem] = []
-        self.runs = write_ring.Runs()
-        #: When each record was seen. Two in one poll have the same time.
-        self.times = array.array('d')
-        self.started = now
-        #: The last sequence number dealt with, None on a blank disk.
-        self.at: int | None = None
-        #: Its record, to hold the next one against; None: not known.
-        self.before: write_ring.Record | None = None
-        self._torn_since: float | None = None
-        self._moved = now
-        self._patience = RESYNC_S
-        self._begin()
-
-    def poll(self, now: float) -> None:
-        """Takes in all that is new; ``now`` is its time of arrival."""
-        while self._step(now):
-            self._moved = now
-            self._patience = RESYNC_S
-        if now - self._moved > self._patience:
-            self._patience = min(self._patience * 2, RESYNC_MAX_S)
-            self._moved = now
-            self._resync(now)
-
-    def _begin(self) -> None:
-        """Starts after the newest record that is there already."""
-        newest = self.ring.newest() if self.ring.find_slots() else None
-        if newest:
-            self.at, self.before = newest.sequence, newest
-
-    def _step(self, now: float) -> bool:
-        """Deals with the next record; False when it is not there yet."""
-        expected = 0 if self.at is None else self.at + 1
-        there = self.ring.sequence(expected)
-        if there == expected:
-            return self._take(expected, now)
-        if there is not None and self._is_later_lap(there, expected):
-            return self._resync(now)
-        if self._was_skipped(expected):
-            self._note(write_ring.Kind.MISSING, expected, expected, now)
-            self.at, self.before = expected, None
-            return True
-        return False
-
-    def _is_later_lap(self, there: int, expected: int) -> bool:
-        """The ring has come round to this place again, meanwhile."""
-        if there < expected or not self.ring.slots or (
-                there - expected) % self.ring.slots:
-            return False
-        record = self.ring.record(expected)
-        return record is not None and record.valid
-
-    def _was_skipped(self, expected: int) -> bool:
-        """The record after it is there, and it is not.
-
-        Read in this order: the writer may be writing both.
-        """
-        ring = self.ring
-        return (ring.slots is not None and ring.slots > 1 and
-                ring.sequence(expected + 1) == expected + 1 and
-                ring.sequence(expected) != expected)
-
-    def _take(self, expected: int, now: float) -> bool:
-        record = self.ring.record(expected)
-        if record is None or record.sequence != expected:
-            return False
-        if not record.valid:
-            if self._torn_since is None:
-                self._torn_since = now
-            if now - self._torn_since < TORN_S:
-                return False
-            self._note(write_ring.Kind.BAD, expected, expected, now)
-        elif (not write_ring.follows(record, self.before) and
-              not self._rewritten(record)):
-            self._note(write_ring.Kind.CHAIN, expected, expected, now)
-        self._torn_since = None
-        self.at = expected
-        self.before = record if record.valid else None
-        self.times.append(now)
-        if record.valid:
-            self.ring.slots = record.slots
-            self.runs.add(record)
-        return True
-
-    def _rewritten(self, record: write_ring.Record) -> bool:
-        """Its predecessor was written again after it was seen.
-
-        So it is when a writer was killed while its last write was under way:
-        the next one did not find it and took the number for its own.
-        """
-        before = self.ring.record(record.sequence - 1)
-        return (before is not None and before.valid and
-                before.sequence == record.sequence - 1 and
-                write_ring.follows(record, before))
-
-    def _resync(self, now: float) -> bool:
-        """Looks at the whole ring for where it goes on; False: not known."""
-        newest = self.ring.newest() if self.ring.find_slots() else None
-        at = -1 if self.at is None else self.at
-        if newest is None or newest.sequence <= at:
-            return self._went_back(newest, now)
-        oldest = newest.sequence - newest.slots + 1
-        if oldest > at + 1:
-            self._note(write_ring.Kind.OVERRUN, at + 1, oldest - 1, now)
-            self.at, self.before = oldest - 1, None
-            return True
-        # Some are missing, unless they have come while we looked.
-        later = [one for one in self.ring.sequences() if one > at]
-        if not later or self.ring.sequence(at + 1) == at + 1:
-            return False
-        self._note(write_ring.Kind.MISSING, at + 1, later[0] - 1, now)
-        self.at, self.before = later[0] - 1, None
-        return True
-
-    def _went_back(self, newest: write_ring.Record | None, now: float) -> bool:
-        """Notes it if the ring's newest record is older than one seen."""
-        if self.at is None or (newest and newest.sequence == self.at):
-            return False
-        first = newest.sequence + 1 if newest else 0
-        self._note(write_ring.Kind.REGRESSED, first, self.at, now)
-        self.at = newest.sequence if newest else None
-        self.before = newest
-        return False
-
-    def _note(self, kind: write_ring.Kind, first: int, last: int,
-              now: float) -> None:
-        self.problems.append(write_ring.Problem(kind, first, last, now))
-
-
-class Watcher:
-    """Follows the ring in a file, in a thread, until stopped.
-
-    ::
-
-        with write_watcher.Watcher(path) as watcher:
-            watcher.wait(records=100, timeout=60)
-            start = watcher.mark('migration')
-            ...
-            stall = watcher.longest_stall(start)
-        assert watcher.result().ok
-
-    :raises BlockpathError: there is no such file
+    :param name: of the volume, for messages
+    :param seen: what the thread fills
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = pathlib.Path(path)
+    def __init__(self, name: str, seen: write_follower.Seen) -> None:
+        self.name = name
         self.marks: list[tuple[float, str]] = []
-        #: Polls that came late: (end, seconds), see ``longest_blind``.
-        self._blind: list[Stall] = []
-        self._ring = write_ring.Ring(path)
-        self._follower = Follower(self._ring, time.monotonic())
+        self._seen = seen
         self._stop = threading.Event()
         self._failure: Exception | None = None
-        self._ended: float | None = None
         self._thread = threading.Thread(
-            target=self._run, name=f'watch {self.path.name}', daemon=True)
+            target=self._run, name=f'watch {name}', daemon=True)
 
-    def start(self) -> 'Watcher':
+    @abc.abstractmethod
+    def _follow(self) -> None:
+        """Fill ``_seen`` until ``_stop`` is set; runs in the thread."""
+
+    @abc.abstractmethod
+    def _end(self) -> None:
+        """Have the thread end, and release all that it used."""
+
+    def start(self) -> typing.Self:
         self._thread.start()
         return self
 
@@ -220,11 +71,9 @@ class Watcher:
         if self._stop.is_set():
             return
         self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-        self._ring.close()
+        self._end()
 
-    def __enter__(self) -> 'Watcher':
+    def __enter__(self) -> typing.Self:
         return self.start()
 
     def __exit__(self, kind: type[BaseException] | None,
@@ -241,12 +90,13 @@ class Watcher:
     @property
     def records(self) -> int:
         """How many were seen to arrive."""
-        return len(self._follower.times)
+        return len(self._seen.times)
 
     def wait(self, records: int, timeout: float) -> None:
         """Returns when that many more records have arrived.
 
-        :raises BlockpathError: they have not in ``timeout`` seconds
+        :raises BlockpathError: they have not in ``timeout`` seconds, or the
+            watcher could not go on
         """
         wanted = self.records + records
         deadline = time.monotonic() + timeout
@@ -255,15 +105,19 @@ class Watcher:
             if time.monotonic() > deadline:
                 missing = wanted - self.records
                 raise errors.BlockpathError(
-                    f'{self.path.name}: {records - missing} of {records} '
+                    f'{self.name}: {records - missing} of {records} '
                     f'records arrived within {timeout:g} s; is the guest '
                     f'writing to it?')
-            time.sleep(POLL_S)
+            time.sleep(write_follower.POLL_S)
 
     def series(self, start: float | None = None, end: float | None = None
                ) -> list[tuple[float, float]]:
-        """(time of arrival, seconds since the one before), for a plot."""
-        times = self._follower.times[:]
+        """(time of arrival, seconds since the one before), for a plot.
+
+        :raises BlockpathError: the watcher could not go on until ``end``
+        """
+        self._catch_up(end)
+        times = self._seen.times[:]
         first = bisect.bisect_left(times, start) if start is not None else 0
         last = (bisect.bisect_right(times, end) if end is not None
                 else len(times))
@@ -278,12 +132,13 @@ class Watcher:
         now by default: a stall under way counts.
 
         :returns: when it began, and how many seconds it took
+        :raises BlockpathError: the watcher could not go on until ``end``
         """
-        follower = self._follower
-        start = follower.started if start is None else start
+        self._catch_up(end)
+        start = self._seen.started if start is None else start
         if end is None:
-            end = self._ended or time.monotonic()
-        times = follower.times[:]
+            end = self._seen.looked
+        times = self._seen.times[:]
         inside = times[bisect.bisect_left(times, start):
                        bisect.bisect_right(times, end)]
         edges = [start, *inside, max(start, end)]
@@ -296,11 +151,14 @@ class Watcher:
 
         A stall is measured no better than this: on a busy machine the watcher
         too may wait for a CPU.
+
+        :raises BlockpathError: the watcher could not go on until ``end``
         """
-        late = [one.seconds for one in self._blind[:]
+        self._catch_up(end)
+        late = [one.seconds for one in self._seen.blind[:]
                 if (start is None or one.at + one.seconds >= start) and
                 (end is None or one.at <= end)]
-        return max(late, default=BLIND_S)
+        return max(late, default=write_follower.BLIND_S)
 
     def result(self) -> write_ring.Result:
         """What was verified so far.
@@ -308,30 +166,71 @@ class Watcher:
         :raises BlockpathError: the watcher could not go on
         """
         self._check()
-        follower = self._follower
         return write_ring.Result(
-            len(follower.times), tuple(follower.runs.runs),
-            tuple(follower.problems))
+            self.records, tuple(self._seen.runs.runs),
+            tuple(self._seen.problems))
+
+    def _catch_up(self, end: float | None) -> None:
+        """Return when all that arrived before ``end``, or by now, is known.
+
+        :raises BlockpathError: it will never be, or takes too long
+        """
+        now = time.monotonic()
+        wanted = now if end is None else min(end, now)
+        while self._thread.is_alive() and self._seen.looked < wanted:
+            if time.monotonic() > now + CATCH_UP_S:
+                raise errors.BlockpathError(
+                    f'{self.name}: nobody looked for records for '
+                    f'{time.monotonic() - self._seen.looked:.0f} s')
+            time.sleep(write_follower.POLL_S)
+        if self._seen.looked < wanted:
+            self._check()
 
     def _check(self) -> None:
         if self._failure:
             raise errors.BlockpathError(
-                f'watching {self.path} failed: {self._failure}')
+                f'watching {self.name} failed: {self._failure}')
 
     def _run(self) -> None:
-        # Before others on a busy machine, if we may: it sleeps nearly always.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
-        looked = time.monotonic()
         try:
-            while not self._stop.is_set():
-                now = time.monotonic()
-                if now - looked > BLIND_S:
-                    self._blind.append(Stall(looked, now - looked))
-                looked = now
-                self._follower.poll(now)
-                time.sleep(POLL_S)
+            self._follow()
         except Exception as error:
             self._failure = error
-        finally:
-            self._ended = time.monotonic()
+
+
+class Watcher(BaseWatcher):
+    """Follows the ring in a file, in a thread, until stopped.
+
+    ::
+
+        with write_watcher.Watcher(path) as watcher:
+            watcher.wait(records=100, timeout=60)
+            start = watcher.mark('migration')
+            ...
+            stall = watcher.longest_stall(start)
+        assert watcher.result().ok
+
+    :raises BlockpathError: there is no such file
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = pathlib.Path(path)
+        try:
+            self._ring = write_ring.Ring(path)
+        except OSError as error:
+            raise errors.BlockpathError(
+                f'cannot watch {self.path}: {error.strerror}') from error
+        self._follower = write_follower.Follower(self._ring,
+                                                 time.monotonic())
+        super().__init__(self.path.name, self._follower)
+
+    def _follow(self) -> None:
+        write_follower.hurry()
+        while not self._stop.is_set():
+            self._follower.poll(time.monotonic())
+            time.sleep(write_follower.POLL_S)
+
+    def _end(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._ring.close()
