@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import enum
 import itertools
+import mmap
 import os
 import pathlib
 import struct
@@ -34,6 +35,8 @@ RECORD_BYTES = 4096
 HEADER = struct.Struct('<8s5Q6I24s')
 CHECKSUM = struct.Struct('<I')
 CHECKSUM_AT = RECORD_BYTES - CHECKSUM.size
+#: The longest read: of this many records.
+CHUNK_RECORDS = (1 << 20) // RECORD_BYTES
 FLAG_START = 1
 FLAG_STOP = 2
 #: How often a record that looks wrong is read, and the seconds in between.
@@ -169,49 +172,60 @@ def parse(block: bytes) -> Record | None:
     return Record._make((*fields[1:12], serial, checksum, valid))
 
 
+def sequence_of(block: bytes) -> int | None:
+    """Return the sequence number in a block, None for anything else."""
+    if len(block) < 16 or not block.startswith(MAGIC):
+        return None
+    return int.from_bytes(block[8:16], 'little')
+
+
 class Ring:
-    """The ring in the file behind a volume.
+    """The ring in the file or on the block device behind a volume.
 
     It is read, not mapped: a mapping dies with SIGBUS when the file shrinks.
-    Both see what tgtd or QEMU has written, by the page cache.
+    The page cache has all that tgtd or QEMU writes to a file. LIO writes to a
+    block device underneath the page cache, so that a block device is read
+    with O_DIRECT. Not thread-safe.
 
+    :param direct: read with O_DIRECT; None: if it is a block device
     :raises OSError: it cannot be opened
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str],
+                 direct: bool | None = None) -> None:
         self.path = pathlib.Path(path)
         #: None until a record is found, which tells it.
         self.slots: int | None = None
-        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        if direct is None:
+            direct = self.path.is_block_device()
+        self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC |
+                          (os.O_DIRECT if direct else 0))
+        # O_DIRECT requires a buffer that is aligned.
+        self._buffer = mmap.mmap(-1, CHUNK_RECORDS * RECORD_BYTES)
 
     def close(self) -> None:
         os.close(self.fd)
+        self._buffer.close()
 
     def record(self, sequence: int) -> Record | None:
         """What is at that record's place; it may be another record."""
-        slot = sequence % (self.slots or 1)
-        return parse(os.pread(self.fd, RECORD_BYTES, slot * RECORD_BYTES))
+        return parse(self._read(sequence % (self.slots or 1)))
 
     def sequence(self, sequence: int) -> int | None:
         """The sequence number at that record's place, cheaply."""
-        slot = sequence % (self.slots or 1)
-        start = os.pread(self.fd, 16, slot * RECORD_BYTES)
-        if len(start) < 16 or not start.startswith(MAGIC):
-            return None
-        return int.from_bytes(start[8:], 'little')
+        return sequence_of(self._read(sequence % (self.slots or 1)))
 
     def holds_half(self, sequence: int) -> bool:
         """Something of a new record is at its place, valid or not."""
         if self.sequence(sequence) == sequence:
             return True
-        start = os.pread(self.fd, RECORD_BYTES, sequence * RECORD_BYTES)
-        return sequence < (self.slots or 0) and any(start)
+        return (sequence < (self.slots or 0) and
+                any(self._read(sequence)))
 
     def find_slots(self) -> int | None:
         """Learns the ring's size from any of its first valid records."""
-        for block in range(32):
-            found = parse(os.pread(self.fd, RECORD_BYTES,
-                                   block * RECORD_BYTES))
+        for block in self._blocks(32):
+            found = parse(block)
             if found and found.valid and found.slots:
                 self.slots = found.slots
                 break
@@ -220,9 +234,22 @@ class Ring:
     def sequences(self) -> list[int]:
         """The sequence numbers in the ring, each where it belongs, sorted."""
         slots = self.slots or 0
-        found = (self.sequence(slot) for slot in range(slots))
+        found = (sequence_of(block) for block in self._blocks(slots))
         return sorted(number for slot, number in enumerate(found)
                       if number is not None and number % slots == slot)
+
+    def _read(self, slot: int, count: int = 1) -> bytes:
+        """Return the blocks of some slots, less where the file ends."""
+        with memoryview(self._buffer)[:count * RECORD_BYTES] as view:
+            length = os.preadv(self.fd, [view], slot * RECORD_BYTES)
+        return self._buffer[:length]
+
+    def _blocks(self, count: int) -> collections.abc.Iterator[bytes]:
+        """Yield the ring's first blocks, up to the end of the file."""
+        for slot in range(0, count, CHUNK_RECORDS):
+            chunk = self._read(slot, min(count - slot, CHUNK_RECORDS))
+            for at in range(0, len(chunk), RECORD_BYTES):
+                yield chunk[at:at + RECORD_BYTES]
 
     def newest(self) -> Record | None:
         """The valid record with the highest sequence number."""

@@ -11,11 +11,17 @@
 #    under the License.
 """What the host sees of a guest's writes: nothing wrong goes unseen."""
 
+import contextlib
+import fcntl
 import itertools
+import os
 import pathlib
+import shutil
+import subprocess
 import tempfile
 import threading
 import time
+from unittest import mock
 
 import hypothesis
 from hypothesis import strategies as st
@@ -187,6 +193,101 @@ class TestVerify(RingTestCase):
     def anew(self) -> fake_writer.FakeWriter:
         self.path.unlink(missing_ok=True)
         return fake_writer.FakeWriter(self.path, SLOTS)
+
+
+class TestChunks(RingTestCase):
+
+    def test_a_ring_of_several_chunks(self) -> None:
+        slots = 2 * write_ring.CHUNK_RECORDS + 88
+        self.path.unlink()
+        writer = fake_writer.FakeWriter(self.path, slots)
+        writer.write(slots + 300)
+        with contextlib.closing(write_ring.Ring(self.path)) as ring:
+            ring.find_slots()
+            with mock.patch.object(os, 'preadv', wraps=os.preadv) as reads:
+                found = ring.sequences()
+        self.assertEqual(list(range(300, slots + 300)), found)
+        self.assertEqual(3, reads.call_count)
+        self.assertTrue(write_ring.verify(self.path).ok)
+
+
+class TestDirect(RingTestCase):
+    """Reads past the page cache, of a file where the file system can."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        try:
+            os.close(os.open(self.path, os.O_RDONLY | os.O_DIRECT))
+        except OSError as error:
+            self.skipTest(f'O_DIRECT: {error}')
+
+    def ring(self, direct: bool | None = True,
+             path: pathlib.Path | None = None) -> write_ring.Ring:
+        ring = write_ring.Ring(path or self.path, direct)
+        self.addCleanup(ring.close)
+        return ring
+
+    def is_direct(self, ring: write_ring.Ring) -> bool:
+        return bool(fcntl.fcntl(ring.fd, fcntl.F_GETFL) & os.O_DIRECT)
+
+    def verify(self) -> write_ring.Result:
+        """Verify the file as if it were a block device."""
+        with mock.patch.object(pathlib.Path, 'is_block_device',
+                               return_value=True):
+            return write_ring.verify(self.path)
+
+    def test_of_a_file_only_if_asked(self) -> None:
+        self.assertTrue(self.is_direct(self.ring()))
+        self.assertFalse(self.is_direct(self.ring(None)))
+
+    def test_verified_is_the_same(self) -> None:
+        self.writer.write(3 * SLOTS + 5)
+        self.assertTrue(self.verify().ok)
+        self.writer.lose()
+        self.writer.write(2)
+        self.writer.flip(3 * SLOTS, 2000)
+        found = self.verify()
+        self.assertEqual(
+            [(Kind.MISSING, 3 * SLOTS + 5, 3 * SLOTS + 5),
+             (Kind.BAD, 3 * SLOTS, 3 * SLOTS)], self.kinds(found))
+        self.assertEqual(write_ring.verify(self.path), found)
+
+    def test_short_file(self) -> None:
+        self.writer.write(5)
+        with open(self.path, 'r+b') as file:
+            file.truncate(3 * write_ring.RECORD_BYTES + 512)
+        self.assertEqual(2, self.verify().last)
+
+    def test_followed(self) -> None:
+        follower = write_follower.Follower(self.ring(), 100.0)
+        for now in range(3 * SLOTS):
+            self.writer.write()
+            follower.poll(float(now))
+        self.assertEqual([], follower.problems)
+        self.assertEqual(3 * SLOTS - 1, follower.at)
+
+    def test_block_device(self) -> None:
+        """What is written underneath its page cache is seen."""
+        losetup = shutil.which('losetup', path='/usr/sbin:/sbin')
+        if os.geteuid() or not losetup:
+            self.skipTest('only root makes a loop device')
+        made = subprocess.run([losetup, '--find', '--show', self.path],
+                              capture_output=True, text=True)
+        if made.returncode:
+            self.skipTest(made.stderr)
+        device = pathlib.Path(made.stdout.strip())
+        self.addCleanup(subprocess.check_call,
+                        [losetup, '--detach', device])
+        self.writer.write(3)
+        cached = self.ring(direct=False, path=device)
+        cached.find_slots()
+        ring = self.ring(None, device)
+        follower = write_follower.Follower(ring, 100.0)
+        self.writer.write(2)
+        self.assertIsNone(cached.sequence(3))
+        follower.poll(100.1)
+        self.assertEqual(4, follower.at)
+        self.assertEqual(4, write_ring.verify(device).last)
 
 
 class TestFollower(RingTestCase):
