@@ -11,7 +11,8 @@
 #    under the License.
 """Follow the records that the lab's guest writes, poll by poll.
 
-``write_watcher`` does so in a thread.
+``write_watcher`` does so in a thread, ``write_agent`` in a process of its own
+on another host.
 """
 
 import array

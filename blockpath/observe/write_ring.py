@@ -64,7 +64,7 @@ class Record(typing.NamedTuple):
     valid: bool
 
 
-class Kind(enum.Enum):
+class Kind(enum.StrEnum):
     #: A record's checksum is wrong.
     BAD = 'bad checksum'
     #: A record is not there, though a later one is.

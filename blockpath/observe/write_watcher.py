@@ -14,6 +14,7 @@
 The guest's clock stops while it is moved, so only the host can measure how
 long its writes stood still. A :class:`Watcher` reads the file behind the
 volume, sees each record within about 2 ms of its arrival, and checks it.
+``remote_watcher`` does the same where only another host can read the volume.
 
 All times are seconds of ``time.monotonic()``.
 """
