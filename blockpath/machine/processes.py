@@ -62,6 +62,17 @@ def start_ticks(pid: int) -> int | None:
     return None if not fields or _ended(fields) else int(fields[_START])
 
 
+def tail(log: str | pathlib.Path, lines: int = TAIL) -> list[str]:
+    """Return the last lines of a log that are not blank."""
+    try:
+        with open(log, 'rb') as file:
+            file.seek(max(0, os.path.getsize(log) - 16384))
+            text = file.read().decode(errors='replace')
+    except FileNotFoundError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-lines:]
+
+
 @dataclasses.dataclass(frozen=True)
 class Process:
     """A process that the lab started."""
@@ -79,13 +90,7 @@ class Process:
 
     def tail(self, lines: int = TAIL) -> list[str]:
         """The last lines of its log."""
-        try:
-            with open(self.log, 'rb') as log:
-                log.seek(max(0, os.path.getsize(self.log) - 16384))
-                text = log.read().decode(errors='replace')
-        except FileNotFoundError:
-            return []
-        return [line for line in text.splitlines() if line.strip()][-lines:]
+        return tail(self.log, lines)
 
     def check(self) -> None:
         """:raises ServiceDied: it has ended."""
