@@ -54,6 +54,13 @@ class Hosts:
         """Return a host's root directory, with its own /run and /etc."""
         return self._daemons.root(host)
 
+    def versions(self) -> dict[str, str]:
+        """Return what QEMU and libvirt of a compute host say of theirs."""
+        return {name: self.run_in(
+            self.names[0], [program, '--version']).stdout.partition('\n')[0]
+            for name, program in (('qemu', 'qemu-system-x86_64'),
+                                  ('libvirtd', 'libvirtd'))}
+
     def processes(self) -> dict[int, str]:
         """Map the ids of all processes of the lab to their hosts."""
         prefix = f'{self._site.prefix}-'

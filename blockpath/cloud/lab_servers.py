@@ -25,6 +25,7 @@ from blockpath.cloud import lab_hosts
 from blockpath.cloud import lab_volumes
 from blockpath.cloud import seed
 from blockpath.machine import errors
+from blockpath.machine import kernel_host
 from blockpath.machine import topology
 from blockpath.machine import wait
 
@@ -216,6 +217,16 @@ class Servers:
         """Return the file that QEMU on a host writes the console to."""
         return (self._site.host(host) / 'nova' / 'instances' / server.id /
                 'console.log')
+
+    def panic(self, server: Any) -> str:
+        """Return the host on which a guest panicked, and its kernel's words.
+
+        :returns: '' if it did not
+        """
+        found = {host: kernel_host.panic(self.console(server, host))
+                 for host in self._hosts.names}
+        return '; '.join(f'{host}: {line}' for host, line in found.items()
+                         if line)
 
     def last_words(self, server: Any) -> str:
         """Return the end of the guest's console log on each host."""

@@ -100,6 +100,7 @@ def perform(play: Play, folder: pathlib.Path, expected: Sequence[str],
     def work(report: 'reports.Report') -> None:
         report.evidence.append(topology.Site().log)
         with running(report.output, keep) as lab:
+            report.versions |= lab.hosts.versions()
             try:
                 play(lab, report)
             finally:

@@ -33,6 +33,7 @@ from blockpath.machine import errors
 from blockpath.machine import namespaces
 from blockpath.machine import tasks
 from blockpath.machine import topology
+from blockpath.machine import userland
 from blockpath.machine import wait
 
 #: Programs that must be there -> the Debian package that has each.
@@ -75,7 +76,7 @@ def check_place(site: topology.Site) -> None:
         raise errors.LabError(
             f'the checkout\'s path, {place}, holds a space, colon, semicolon '
             'or percent sign, which services misread; move it')
-    if place.startswith(('/etc/', '/run/', '/var/lib/libvirt/')):
+    if place.startswith(('/etc/', '/run/', '/usr/', '/var/lib/libvirt/')):
         raise errors.LabError(
             f'the checkout is in a folder, {place}, that each host of the '
             'lab has its own of; move it')
@@ -88,11 +89,15 @@ class Start:
     """One start of a lab.
 
     :param say: is told what takes long.
+    :param emulator: the /usr with the QEMU and libvirt of compute hosts; None
+        if the machine's own serve
     """
 
-    def __init__(self, site: topology.Site, say: tiny.Say) -> None:
+    def __init__(self, site: topology.Site, say: tiny.Say,
+                 emulator: pathlib.Path | None) -> None:
         self.site = site
         self.say = say
+        self.emulator = emulator
         self.passwords = credentials.Passwords()
         self.renderer = config_files.Renderer(site, self.passwords)
         self.daemons = services.Daemons(site)
@@ -202,6 +207,10 @@ class Start:
                      f'{folder}/libvirt-log:/var/log/libvirt',
                      # What libvirt found out about QEMU stays true.
                      f'{known}:/var/cache/libvirt']
+            if self.emulator:
+                # Python may be in /usr/local.
+                binds += ['/usr/local:/run/local', f'{self.emulator}:/usr',
+                          '/run/local:/usr/local']
         return subprocess.Popen(
             ['nsenter', f'--net={namespaces.path(self.site.netns(host.name))}',
              'unshare', '--mount', '--uts', '--propagation', 'private',
@@ -263,6 +272,7 @@ def up(site: topology.Site, report: progress.Display) -> bool:
     """
     check_programs()
     check_place(site)
+    emulator = userland.emulator(userland.CACHE, report.say)
     with lifecycle.locked(site):
         found = lifecycle.find(site)
         if found is lifecycle.State.UP:
@@ -274,7 +284,7 @@ def up(site: topology.Site, report: progress.Display) -> bool:
         shutil.rmtree(site.log, ignore_errors=True)
         for folder in (site.log, site.run, site.etc):
             folder.mkdir(mode=0o700)
-        start = Start(site, report.say)
+        start = Start(site, report.say, emulator)
         try:
             tasks.run_all(start.tasks(), report)
             lifecycle.mark_up(site, virt_type=start.virt_type)

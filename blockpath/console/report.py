@@ -238,6 +238,7 @@ class Report:
     :ivar evidence: files and folders to look at after a failure
     :ivar summary: two sentences about what was shown, for the top of the page
     :ivar plot: SVG, below the summary
+    :ivar versions: of the packages and programs that take part
     :raises ValueError: a name is listed twice
     """
 
@@ -249,6 +250,7 @@ class Report:
             raise ValueError(f'listed twice: {", ".join(twice)}')
         self.output = output
         self.folder = folder
+        self.versions = dict(versions())
         self.expected = tuple(expected)
         self.error: str | None = 'it still runs, or it was killed'
         self.broken: Break | None = None
@@ -449,7 +451,7 @@ class Report:
                            for check in self.checks],
                 'figures': {name: dataclasses.asdict(figure)
                             for name, figure in self.figures.items()},
-                'machine': machine(), 'versions': versions()}
+                'machine': machine(), 'versions': self.versions}
         (self.folder / 'report.json').write_text(
             json.dumps(data, indent=1, default=str) + '\n')
         self.page.write_text(_PAGE.get_template('report.html.j2').render(

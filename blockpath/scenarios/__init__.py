@@ -32,6 +32,8 @@ import types
 
 #: Those that another one plays as well: a scenario -> its parts.
 PARTS = {'demo': ('volumes', 'copying')}
+#: Those that take as long as they are asked to: ./run tests leaves them out.
+LONG = ('endurance',)
 _FOLDER = pathlib.Path(__file__).parent
 
 
@@ -43,7 +45,7 @@ def names() -> list[str]:
 
 def whole() -> list[str]:
     """The names of those that together play everything once."""
-    return sorted(set(names()).difference(*PARTS.values()))
+    return sorted(set(names()).difference(LONG, *PARTS.values()))
 
 
 def summary(name: str) -> str:

@@ -29,6 +29,7 @@ from lxml import etree
 from blockpath.cloud import cloud
 from blockpath.cloud import lab_servers
 from blockpath.console import report as reports
+from blockpath import errors
 from blockpath.machine import wait
 from blockpath.observe import leak_watch
 from blockpath.observe import plots
@@ -50,6 +51,13 @@ SIGN_OF_LIFE = 100
 FIRST = 'cmp1'
 #: Names the checks before any migration.
 BEFORE = 'before any migration'
+
+#: Names the checks after the last move.
+END = ('every record that arrived is right, in order',
+       'the guest never booted again',
+       'the records on the volume are right, in order',
+       'detached: its secret is gone',
+       'deleted: no secret, domain or mapping is left')
 
 #: Breaks the way to a host while the block lasts.
 Break = Callable[['Act', str], contextlib.AbstractContextManager[None]]
@@ -104,7 +112,7 @@ def expected() -> list[str]:
 def guest_checks() -> list[str]:
     """Name the checks of the first act."""
     host = FIRST
-    names = _place_checks(BEFORE, host)
+    names = place_checks(BEFORE, host)
     for attempt in PLAN:
         title = attempt.title
         if attempt.fault:
@@ -115,16 +123,11 @@ def guest_checks() -> list[str]:
             host = attempt.destination
             names += [f'{title}: the guest moves',
                       f'{title}: its LUN is another']
-        names += _place_checks(title, host)
-    return names + [
-        'every record that arrived is right, in order',
-        'the guest never booted again',
-        'the records on the volume are right, in order',
-        'detached: its secret is gone',
-        'deleted: no secret, domain or mapping is left']
+        names += place_checks(title, host)
+    return names + list(END)
 
 
-def _place_checks(title: str, host: str) -> list[str]:
+def place_checks(title: str, host: str) -> list[str]:
     return [f'{title}: the guest runs on {host}',
             f'{title}: only the target of {host} has sessions',
             f'{title}: only {host} has secrets',
@@ -174,7 +177,7 @@ def guest(lab: cloud.Lab, report: reports.Report) -> None:
         finally:
             act.show()
         act.detach()
-    _nothing_left(lab, report, act)
+    check_nothing_left(lab, report, act)
 
 
 @dataclasses.dataclass
@@ -237,7 +240,7 @@ class Act:
         title, destination = planned.title, planned.destination
         before = self._disk(self.host)
         lun = self.lab.volumes.lun(self.data, self.host)
-        migration, stall = self._attempt(planned)
+        migration, stall = self.attempt(planned)
         self.report.check(f'{title}: the guest moves', migration.completed,
                           f'{migration.seconds:.1f} s, writes stood still '
                           f'{stall.seconds * 1000:.0f} ms')
@@ -257,7 +260,7 @@ class Act:
     def fail(self, planned: Attempt) -> None:
         """Migrate to where the volumes cannot be reached."""
         title = planned.title
-        migration, stall = self._attempt(planned)
+        migration, stall = self.attempt(planned)
         self.report.check(f'{title}: the migration fails',
                           not migration.completed,
                           f'{migration.status}, {migration.seconds:.1f} s')
@@ -271,7 +274,7 @@ class Act:
                           planned.reason in reason, reason)
         self._where(title)
 
-    def _attempt(self, planned: Attempt
+    def attempt(self, planned: Attempt
                  ) -> tuple[lab_servers.Migration, write_watcher.Stall]:
         """Migrate, and watch the writes until they have settled."""
         began = self.watcher.mark(planned.title)
@@ -282,7 +285,7 @@ class Act:
                     self.server, planned.destination, check=False)
                 moved = migration.completed
                 time.sleep(SETTLE)
-                self.watcher.wait(SIGN_OF_LIFE, wait.PATIENCE)
+                self._wait_for_writes()
         finally:
             ended = time.monotonic()
             stall = self.watcher.longest_stall(began, ended)
@@ -290,6 +293,16 @@ class Act:
             self.report.figure(f'{planned.title}: longest stall',
                                round(stall.seconds * 1000), 'ms')
         return migration, stall
+
+    def _wait_for_writes(self) -> None:
+        """:raises BlockpathError: none come; a panic is named as such"""
+        try:
+            self.watcher.wait(SIGN_OF_LIFE, wait.PATIENCE)
+        except errors.BlockpathError as exc:
+            if said := self.lab.servers.panic(self.server):
+                raise errors.BlockpathError(
+                    f'the guest panicked on {said}') from exc
+            raise
 
     def _where(self, title: str) -> None:
         """The guest, its sessions and its secrets are on self.host only."""
@@ -431,7 +444,8 @@ def _lines(element: Any, margin: str = '') -> Iterator[str]:
         yield f'{last}/>'
 
 
-def _nothing_left(lab: cloud.Lab, report: reports.Report, act: Act) -> None:
+def check_nothing_left(lab: cloud.Lab, report: reports.Report,
+                       act: Act) -> None:
     ours = {act.root.id, act.data.id}
     report.check('deleted: no secret, domain or mapping is left', not any(
         ours & {secret.usageID() for secret in lab.hosts.secrets(host)} or

@@ -117,7 +117,7 @@ class TestTable(lab_base.LabTest):
         self.assertEqual('cinder-volume', table['cinder-volume'].binary)
 
     def test_every_service_is_started_once(self) -> None:
-        started = start.Start(self.site, print)
+        started = start.Start(self.site, print, None)
         names: list[str] = []
         started.daemons.start_ready = names.append  # type: ignore
         all_tasks = started.tasks()
@@ -143,4 +143,5 @@ class TestTable(lab_base.LabTest):
 
         tasks.run_all(
             [dataclasses.replace(task, run=lambda: None)
-             for task in start.Start(self.site, print).tasks()], Silent())
+             for task in start.Start(self.site, print, None).tasks()],
+            Silent())

@@ -65,3 +65,13 @@ class KeptLogsTest(lab_base.LabTest):
             {path.name: path.read_text() for path in self.servers.logs})
         self.assertEqual({self.site.log},
                          {path.parent for path in self.servers.logs})
+
+    def test_a_guest_that_panicked(self) -> None:
+        server = types.SimpleNamespace(id='one', name='demo')
+        self.write('cmp1', 'nova/instances/one/console.log', 'it runs\n')
+        self.assertEqual('', self.servers.panic(server))
+        self.write('cmp2', 'nova/instances/one/console.log',
+                   'it runs\n[ 9.1] Kernel panic - not syncing: lost it\n'
+                   '[ 9.2] Rebooting\n')
+        self.assertEqual('cmp2: Kernel panic - not syncing: lost it',
+                         self.servers.panic(server))

@@ -138,10 +138,13 @@ class FakeLab:
     """A guest's console is found, and copied, as long as the lab is up."""
 
     def __init__(self, console: pathlib.Path) -> None:
-        self.servers = self
+        self.servers = self.hosts = self
         self.logs: set[pathlib.Path] = set()
         self._console = console
         self.up = True
+
+    def versions(self) -> dict[str, str]:
+        return {'qemu': 'QEMU 10.0'}
 
     def keep_logs(self) -> None:
         if self.up:
@@ -185,6 +188,9 @@ class ScenarioTest(EndTestCase):
         self.assertTrue(result.output.startswith(self.page('smoke')))
         self.assertTrue(result.output.endswith(
             'PASSED; 2 of 2 expected checks passed\n' + self.page('smoke')))
+        # The versions are those of the hosts, not the machine's.
+        data = json.loads((self.build / 'smoke/report.json').read_text())
+        self.assertEqual('QEMU 10.0', data['versions']['qemu'])
 
     def test_not_passed(self) -> None:
         for play, (ended, words) in FAILURES.items():

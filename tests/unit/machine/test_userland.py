@@ -399,3 +399,48 @@ class TestEnvironment(UserlandTest):
                          (done.returncode, done.stdout, done.stderr))
         self.assertEqual(f'#!{venv}/bin/python',
                          script.read_text().splitlines()[0])
+
+
+class TestEmulator(UserlandTest):
+
+    def set_machine(self, qemu: str, libvirt: str, release: str) -> None:
+        """Set what the machine itself has; '' for a program it lacks."""
+        for program, said in (
+                ('qemu-system-x86_64', f'QEMU emulator version {qemu}'),
+                ('libvirtd', f'libvirtd (libvirt) {libvirt}')):
+            path = self.bin / program
+            path.write_text(f"#!/bin/sh\necho '{said} (Debian 1.2.3)'\n")
+            path.chmod(0o755)
+        self.useFixture(fixtures.MockPatch(
+            'platform.freedesktop_os_release',
+            lambda: {'ID': 'debian', 'VERSION_CODENAME': release}))
+
+    def emulator(self) -> pathlib.Path | None:
+        return userland.emulator(self.cache, self.said.append)
+
+    def test_the_machine_s_own_emulator_serves(self) -> None:
+        self.set_machine('9.0.0', '10.0.0', 'trixie')
+        self.assertIsNone(self.emulator())
+        self.assertFalse(self.cache.exists())
+
+    def test_an_old_emulator_is_replaced(self) -> None:
+        """Both count: QEMU loses memory, and libvirt must know the new one."""
+        for qemu, libvirt in (('7.2.22', '10.0.0'), ('8.2.4', '11.3.0'),
+                              ('10.0.2', '9.0.0')):
+            self.set_machine(qemu, libvirt, 'bookworm')
+            self.assertEqual(self.cache / 'bookworm' / 'usr',
+                             self.emulator())
+        # No kernel boots from it.
+        self.assertFalse((self.cache / 'bookworm/lib/modules').exists())
+        self.assertEqual(1, len(
+            (self.folder / 'made').read_text().splitlines()))
+
+    def test_an_emulator_that_is_missing_is_replaced(self) -> None:
+        self.set_machine('', '', 'trixie')
+        self.assertEqual(self.cache / 'trixie' / 'usr', self.emulator())
+
+    def test_no_emulator_for_another_release(self) -> None:
+        self.set_machine('8.2.2', '10.0.0', 'noble')
+        error = self.assertRaises(errors.LabError, self.emulator)
+        self.assertIn('QEMU 9.0 and libvirt 10.0', error.message)
+        self.assertNotIn('\n', error.message)

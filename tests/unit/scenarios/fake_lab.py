@@ -174,6 +174,7 @@ class FakeServers:
     def __init__(self, volumes: FakeVolumes) -> None:
         self.stalls: dict[int, float] = {}
         self.hangs = self.loses = self.refuses = -1
+        self.panics = ''
         self.server: Server | None = None
         self.writer: Writer | None = None
         self._volumes = volumes
@@ -233,6 +234,9 @@ class FakeServers:
 
     def last_words(self, server: Server) -> str:
         return 'booted'
+
+    def panic(self, server: Server) -> str:
+        return self.panics
 
     def migrate(self, server: Server, destination: str, check: bool = True
                 ) -> lab_servers.Migration:

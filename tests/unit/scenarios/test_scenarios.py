@@ -36,6 +36,7 @@ from blockpath.observe import plots
 from blockpath import scenarios
 from blockpath.scenarios import copying
 from blockpath.scenarios import demo
+from blockpath.scenarios import endurance
 from blockpath.scenarios import lifecycle
 from blockpath.scenarios import smoke
 from blockpath.scenarios import volumes
@@ -77,7 +78,7 @@ def pattern(name: ast.expr) -> str:
 class ExpectedTest(testtools.TestCase):
 
     def test_every_scenario_has_a_list(self):
-        for name in scenarios.names():
+        for name in set(scenarios.names()).difference(scenarios.LONG):
             self.assertTrue(RUNS[name][0], name)
             self.assertEqual(RUNS[name][0],
                              scenarios.load(name).expected())
@@ -218,6 +219,19 @@ class GuestTest(PlayTestCase):
         self.assertIn((' ', '  <serial>'), [
             (mark, line[:10]) for mark, line in diff])
 
+    def test_endurance_makes_the_listed_checks(self) -> None:
+        report = self.play(lambda lab, report: endurance.run(lab, report, 3),
+                           endurance.expected(3))
+        self.assertEqual('passed', report.ended, report.outcome())
+        self.assertIn('3 live migrations between', report.summary)
+
+    def test_endurance_with_a_move_that_fails(self) -> None:
+        self.lab.servers.refuses = 1
+        report = self.play(lambda lab, report: endurance.run(lab, report, 3),
+                           endurance.expected(3))
+        self.assertEqual('failed', report.ended)
+        self.assertIn('move 2: the guest moves to cmp1', report.tally.failed)
+
     def test_a_stall_over_the_limit(self) -> None:
         self.lab.servers.stalls[2] = 1.4
         report = self.play_guest()
@@ -247,6 +261,15 @@ class GuestTest(PlayTestCase):
         # The earlier moves are on the page.
         self.assertIn('<!-- B to A -->', report.plot)
         self.assertIn('2 live migrations between', report.summary)
+
+    def test_a_guest_that_panics(self) -> None:
+        self.lab.servers.hangs = 1
+        self.lab.servers.panics = 'cmp1: Kernel panic - not syncing: lost it'
+        with mock.patch.object(wait, 'PATIENCE', 0.5):
+            report = self.play_guest()
+        self.assertEqual('broken off', report.ended)
+        self.assertIn('the guest panicked on cmp1: Kernel panic - not '
+                      'syncing: lost it', report.headline)
 
     def test_a_guest_that_does_not_move(self) -> None:
         self.lab.servers.refuses = 0
