@@ -68,7 +68,7 @@ _PROGRAMS = {'libvirtd': ('libvirtd', '--version'),
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """Whatever a figure of time depends on, as far as it can be told."""
+    """Return the facts of this machine that figures of time depend on."""
     model = platform.processor() or 'unknown'
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
         if line.startswith('model name'):
@@ -101,7 +101,7 @@ def versions() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing that was to hold, and what was seen of it."""
+    """An expectation and its outcome."""
 
     name: str
     passed: bool
@@ -310,7 +310,7 @@ class Report:
 
         :param name: one of those listed beforehand
         :param passed: anything; only its truth counts
-        :param figure: what was seen, for people
+        :param figure: the observed value, for people
         """
         check = Check(name, bool(passed), figure)
         self.checks.append(check)

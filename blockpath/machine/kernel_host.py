@@ -33,7 +33,7 @@ from blockpath.machine import userland
 
 #: Seconds until a host must answer, on a busy machine.
 BOOT = 180.0
-#: What the kernel prints when it can not go on.
+#: A kernel that cannot go on prints this.
 _PANIC = re.compile(r'Kernel panic - not syncing: .*')
 #: Of the services: nothing comes from whoever starts the lab.
 _PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
@@ -58,7 +58,7 @@ class Setup:
     """All that makes a host.
 
     :ivar memory: MiB
-    :ivar folder: its own files, which lie over those of the userland
+    :ivar folder: its own files, which hide the userland's of the same name
     :ivar shares: folders of this machine -> where the host has them
     :ivar disks: images, which it has as /dev/ubda, /dev/ubdb, ...
     :ivar modules: kernel modules that it loads when it starts
@@ -144,7 +144,7 @@ class Shell:
         reached
     :ivar key: the private key that it takes
     :ivar socket: of the connection that the commands share
-    :ivar path: for programs, before those of the system
+    :ivar path: of programs, searched before the system's
     """
 
     name: str

@@ -35,7 +35,7 @@ import subprocess
 from blockpath.machine import errors
 from blockpath import paths
 
-#: Of the systems that are made.
+#: Holds the systems.
 CACHE = paths.CACHE / 'userland'
 Say = Callable[[str], None]
 

@@ -9,4 +9,4 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""What a test sees of data, exports and copies, beside the cloud's view."""
+"""What a test sees of data, exports and copies, without the cloud's help."""

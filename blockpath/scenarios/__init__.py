@@ -32,7 +32,7 @@ import types
 
 #: Those that another one plays as well: a scenario -> its parts.
 PARTS = {'demo': ('volumes', 'copying')}
-#: Those that take as long as they are asked to: ./run tests leaves them out.
+#: Scenarios as long as their user wants; ./run tests leaves them out.
 LONG = ('endurance',)
 _FOLDER = pathlib.Path(__file__).parent
 

@@ -51,7 +51,7 @@ def run(lab: cloud.Lab, report: reports.Report) -> None:
         report.check('both volumes are mapped to the server\'s host',
                      all(luns))
         report.check('both have different LUNs', luns[0] != luns[1])
-        # The guest finds the disk, and writes, by itself.
+        # Nobody asks the guest to find the disk and to write.
         with report.step('the guest has written to it'):
             wait.until(lambda: lab.holdings.file(data).stat().st_blocks,
                        'the guest to write', wait.PATIENCE, wait.POLL)

@@ -23,7 +23,8 @@ mount_folder() {
 }
 
 mount -t proc proc /proc
-for word in $(cat /proc/cmdline); do
+read -r line </proc/cmdline
+for word in $line; do
     case $word in
         lab.overlay=*) overlay=${word#lab.overlay=} ;;
     esac

@@ -188,7 +188,7 @@ class ScenarioTest(EndTestCase):
         self.assertTrue(result.output.startswith(self.page('smoke')))
         self.assertTrue(result.output.endswith(
             'PASSED; 2 of 2 expected checks passed\n' + self.page('smoke')))
-        # The versions are those of the hosts, not the machine's.
+        # The hosts' versions count, not the machine's.
         data = json.loads((self.build / 'smoke/report.json').read_text())
         self.assertEqual('QEMU 10.0', data['versions']['qemu'])
 

@@ -81,7 +81,7 @@ class EachTest(base.CheckoutCase):
                 f'{match[4]} {match[5]} {match[6] or ""}'
                 for match in re.finditer(
                     r"  (?:(FAILED) in step 'nova-(\d+)-.* s|nova-(\d+)-\S+): "
-                    # Not those of a step that takes long, which end in dots.
+                    # A line about a step that takes long ends in dots.
                     r'(\d+) passed, (\d+) failed, \d+ skipped'
                     r'(?: \([\d.]+ s\))?( \(kept\))?$',
                     self.stdout.read(), re.M)]
