@@ -272,12 +272,13 @@ def up(site: topology.Site, report: progress.Display) -> bool:
     """
     check_programs()
     check_place(site)
-    emulator = userland.emulator(userland.CACHE, report.say)
     with lifecycle.locked(site):
         found = lifecycle.find(site)
         if found is lifecycle.State.UP:
             _check_alive(site)
             return False
+        # Not while a lab is up: its hosts have what an older recipe made.
+        emulator = userland.emulator(userland.CACHE, report.say)
         if found is lifecycle.State.REMAINS:
             report.say('clearing what an earlier lab left')
         lifecycle.clear(site)
