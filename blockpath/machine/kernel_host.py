@@ -21,6 +21,7 @@ has gone, whatever became of it.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import os
 import pathlib
 import re
 import shlex
@@ -62,6 +63,8 @@ class Setup:
     :ivar shares: folders of this machine -> where the host has them
     :ivar disks: images, which it has as /dev/ubda, /dev/ubdb, ...
     :ivar modules: kernel modules that it loads when it starts
+    :ivar number: hosts with successive numbers share no processor, as long as
+        this machine has enough
     """
 
     name: str
@@ -72,6 +75,7 @@ class Setup:
     shares: Mapping[str, str]
     disks: Sequence[pathlib.Path] = ()
     modules: Sequence[str] = ()
+    number: int = 0
 
     def write(self, uuid: str, public_key: str) -> None:
         """Write the host's own files, of which there may be others already.
@@ -117,13 +121,24 @@ class Setup:
         networks = [
             f'vec{number}:transport=tap,ifname={network.tap},depth=128,gro=1'
             for number, network in enumerate(self.networks)]
-        return [str(binary), f'mem={self.memory}M', f'umid={self.name}',
+        return ['taskset', '--cpu-list', str(self._processor()),
+                str(binary), f'mem={self.memory}M', f'umid={self.name}',
                 f'uml_dir={sockets}/', 'rootfstype=hostfs',
                 f'rootflags={self.root}', 'ro',
                 'seccomp=auto', 'con=null', 'con0=null,fd:1', 'quiet',
                 f'init={userland.INIT}', f'lab.overlay={self.folder}',
                 'panic=-1', 'noreboot', 'systemd.show_status=0',
                 'systemd.journald.forward_to_console=1', *disks, *networks]
+
+    def _processor(self) -> int:
+        """Return the number of the processor of this machine that it has.
+
+        User-mode Linux runs one thread at a time, its kernel's or a
+        process's. A system call, or the start of a process, takes several
+        times as long while the two are on different processors.
+        """
+        allowed = sorted(os.sched_getaffinity(0))
+        return allowed[self.number % len(allowed)]
 
 
 def panic(log: pathlib.Path) -> str:

@@ -11,6 +11,7 @@
 #    under the License.
 """A host's files, its command line, and what is run on it."""
 
+import dataclasses
 import os
 import pathlib
 import stat
@@ -76,10 +77,11 @@ class TestSetup(lab_base.LabTest):
     def test_command_line(self) -> None:
         words = self.setup_.command(pathlib.Path('/cache/linux'),
                                     pathlib.Path('/run/bp-0/uml'))
-        self.assertEqual('/cache/linux', words[0])
+        self.assertEqual(['taskset', '--cpu-list'], words[:2])
+        self.assertEqual('/cache/linux', words[3])
         networks = [word for word in words if word.startswith('vec')]
         options = {}
-        for word in words[1:]:
+        for word in words[4:]:
             if word not in networks:
                 name, _, options[name] = word.partition('=')
         wanted = {
@@ -95,6 +97,14 @@ class TestSetup(lab_base.LabTest):
             ['vec0:transport=tap,ifname=f-storage',
              'vec1:transport=tap,ifname=g-storage'],
             [','.join(word.split(',')[:2]) for word in networks])
+
+    def test_processors(self) -> None:
+        """Hosts share them only when there are fewer."""
+        self.patch(os, 'sched_getaffinity', lambda pid: {2, 5, 7})
+        found = [dataclasses.replace(self.setup_, number=number).command(
+            pathlib.Path('/cache/linux'), pathlib.Path('/run'))[2]
+            for number in range(4)]
+        self.assertEqual(['2', '5', '7', '2'], found)
 
     def test_first_process_reads_these(self) -> None:
         """The names of the files are those that init.sh has."""
