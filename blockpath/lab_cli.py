@@ -13,9 +13,12 @@
 
 import functools
 import os
+import shutil
+import sys
 
 import click
 
+from blockpath.cloud import logs as lab_logs
 from blockpath.cloud import session
 from blockpath.machine import errors
 from blockpath.machine import topology
@@ -28,7 +31,8 @@ from blockpath import paths
 def group() -> None:
     """A cloud on this machine: two compute hosts, one storage host.
 
-    Everything runs in namespaces of its own, and needs root.
+    These have kernels of their own, user-mode Linux; the rest is in network
+    namespaces. The lab needs root.
     """
 
 
@@ -74,19 +78,68 @@ def status() -> None:
             lifecycle.State.REMAINS: 'the lab is being started or stopped, or '
                                  'was killed; the next up clears it',
         }[found])
-    table = rich.table.Table('service', 'host', 'process', 'MiB', 'state',
+    table = rich.table.Table('service', 'host', 'MiB', 'state',
                              box=rich.box.SIMPLE)
     services, total = lines.collect(site)
     for line in services:
-        table.add_row(line.service.name, line.service.host,
-                      str(line.process.pid) if line.process else '',
-                      str(line.memory), 'runs' if line.alive else 'DEAD')
+        memory = '' if line.memory is None else str(line.memory)
+        table.add_row(line.name, line.host, memory,
+                      'runs' if line.alive else 'DEAD')
     rich.console.Console().print(table)
-    click.echo(f'{total} MiB in all; guests run on '
-               f'{lifecycle.facts(site)["virt_type"]}')
+    click.echo(f'{total} MiB in all')
     for line in services:
-        if line.process:
-            line.process.check()
+        if line.running:
+            line.running.check()
+
+
+def _show(log: lab_logs.Log, follow: bool) -> None:
+    """Print a log; with `follow`, this does not return."""
+    if follow:
+        os.execvp('tail', ['tail', '--lines=+1', '--follow=name', '--retry',
+                           '--', str(log.path)])
+    with open(log.path, 'rb') as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+
+
+_follow = click.option('-f', '--follow', is_flag=True,
+                       help='Go on printing as the log grows.')
+
+
+@group.command()
+@click.argument('name', required=False)
+@_follow
+def logs(name: str | None, follow: bool) -> None:
+    """List the logs of the lab, or of the last one; with NAME, print it.
+
+    Services and the kernels of hosts have logs, guests and their QEMUs too.
+    """
+    session.need_root()
+    site = topology.Site()
+    if name:
+        _show(lab_logs.get(site, name), follow)
+        return
+    if follow:
+        raise click.UsageError('--follow needs the name of a log')
+    found = lab_logs.find(site)
+    if not found:
+        raise errors.LabError('there are no logs; no lab was started yet')
+    names = lab_logs.servers(site)
+    for log in found:
+        kib = -(-log.path.stat().st_size // 1024)
+        server = names.get(log.server, '')
+        click.echo(f'{log.kind:7} {kib:8} KiB  {log.name}  {server}'.rstrip())
+
+
+@group.command()
+@click.argument('name', metavar='HOST_OR_SERVER')
+@_follow
+def console(name: str, follow: bool) -> None:
+    """Print the console of a host's kernel, or of a server's guest.
+
+    A server goes by its name or its id, also after the lab has stopped.
+    """
+    session.need_root()
+    _show(lab_logs.console(topology.Site(), name), follow)
 
 
 @group.command()
@@ -128,9 +181,12 @@ def openstack(arguments: tuple[str, ...]) -> None:
 @group.command()
 @click.option('-r', '--regex', metavar='REGEX',
               help='Run the tests that it is found in, whichever they are.')
+@click.option('--initiator', default='host', show_default=True,
+              type=click.Choice(['host', 'qemu']),
+              help='By which both compute hosts reach the volumes.')
 @click.option('--keep', is_flag=True,
               help='Leave a lab up that was started for this.')
-def tempest(regex: str | None, keep: bool) -> None:
+def tempest(regex: str | None, initiator: str, keep: bool) -> None:
     """Run tempest on the lab; exit code 1 when a test fails.
 
     Without -r that is what blockpath/tempest/include.txt lists, less
@@ -151,7 +207,8 @@ def tempest(regex: str | None, keep: bool) -> None:
           session.running(output, keep) as lab):
         output.say('preparing the lab for tempest')
         folder = prepare.prepare(lab, output.say)
-        runner.perform(lab, folder, regex)
+        with prepare.configured(lab, initiator):
+            runner.perform(lab, folder, regex)
 
 
 class Scenarios(click.Group):

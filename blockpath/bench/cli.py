@@ -45,7 +45,8 @@ def migrate(rounds: int, volumes: int, keep: bool) -> None:
 
     How long the writes of a guest stand still when both hosts reach its
     volumes by one target, and by one each; how long libvirt takes to attach
-    a volume, and how long a server with many takes to migrate.
+    a volume, and how long a server with many takes to migrate. First with
+    the hosts' initiators, then with QEMU's.
     """
     from blockpath.bench import migrate as bench
     session.perform(functools.partial(bench.run, rounds=rounds,

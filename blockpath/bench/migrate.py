@@ -11,9 +11,10 @@
 #    under the License.
 """What moving a guest to another target costs, and what many volumes cost.
 
-Times are in milliseconds. A stall is the longest time between the arrivals of
-two of the guest's records at the volume, seen from the storage host, from the
-request to migrate until two seconds after Nova has said that it is done.
+By the hosts' initiators and by QEMU's. Times are in milliseconds. A stall is
+the longest time between the arrivals of two of the guest's records at the
+volume, seen from the storage host, from the request to migrate until two
+seconds after Nova reports the end of the migration.
 """
 
 from collections.abc import Iterable
@@ -26,11 +27,13 @@ from typing import Any
 import libvirt
 from lxml import etree
 
+from blockpath.bench import claims
 from blockpath.cloud import cloud
 from blockpath.console import report as reports
+from blockpath.machine import topology
 from blockpath.machine import wait
 from blockpath.observe import plots
-from blockpath.observe import write_watcher
+from blockpath.scenarios import _guest
 
 #: How much longer the writes may stand still with another target.
 STALL_RATIO = 1.15
@@ -38,9 +41,11 @@ STALL_RATIO = 1.15
 ATTACH_MS = 60
 #: Seconds longer that many volumes may take to migrate than one.
 EXTRA_S = 2.0
-_SETTLE = 2.0
-#: Names of the servers.
+#: Names of the servers, and the backend of each one's volumes: both hosts
+#: reach a volume by the same target, or each by a target of its own.
 SAME, OTHER, MANY = 'same', 'other', 'many'
+BACKENDS = {SAME: topology.LVM_BY_VOLUME, OTHER: topology.LVM,
+            MANY: topology.LVM}
 #: What nova-compute logs before and after it has libvirt migrate.
 _ASKED = 'About to invoke the migrate API'
 _ANSWERED = 'Migrate API has completed'
@@ -48,52 +53,75 @@ _ANSWERED = 'Migrate API has completed'
 
 def expected(rounds: int, volumes: int) -> list[str]:
     """Name the checks of a run with these options."""
-    return [
-        *(name for guest in (SAME, OTHER, MANY)
-          for name in (f'{guest}: every record right, in order',
-                       f'{guest}: never booted again')),
-        f'the stall with another target is at most {STALL_RATIO} times the '
-        f'stall with the same',
-        f'libvirt attaches one of {volumes} volumes within {ATTACH_MS} ms',
-        f'{volumes} volumes take libvirt at most {EXTRA_S:g} s longer to '
-        f'migrate than one']
+    names = [f'{guest}: {check}' for guest in BACKENDS
+             for check in ('every record right, in order',
+                           'never booted again')]
+    names += [_stall_check(), _attach_check(volumes),
+              _migration_check(volumes)]
+    return [f'{initiator}: {name}'
+            for initiator in _guest.INITIATORS.values() for name in names]
+
+
+def _stall_check() -> str:
+    return (f'the stall with another target is at most {STALL_RATIO} times '
+            'the stall with the same')
+
+
+def _attach_check(volumes: int) -> str:
+    return f'libvirt attaches one of {volumes} volumes within {ATTACH_MS} ms'
+
+
+def _migration_check(volumes: int) -> str:
+    return (f'{volumes} volumes take libvirt at most {EXTRA_S:g} s longer to '
+            f'migrate than one')
 
 
 def run(lab: cloud.Lab, report: reports.Report, rounds: int,
         volumes: int) -> None:
-    rows = _targets(lab, report, rounds)
-    rows += _volumes(lab, report, volumes)
+    rows: list[claims.Row] = []
+    stalls: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(lab.hosts.set_initiators,
+                         dict.fromkeys(lab.hosts.names, _guest.HOST))
+        for initiator, name in _guest.INITIATORS.items():
+            with report.step(f'initiator of both hosts: {initiator}'):
+                lab.hosts.set_initiators(
+                    dict.fromkeys(lab.hosts.names, initiator))
+            bench = Bench(lab, report, name)
+            rows += bench.targets(rounds)
+            rows += bench.volumes(volumes)
+            stalls |= bench.stalls
+    report.summary = (
+        f'Two guests that write were live-migrated {2 * rounds} times each, '
+        f'with the hosts\' initiators and with QEMU\'s: one between hosts '
+        f'that share a target, one between hosts with a target each. The '
+        f'plot has the longest pause of the writes in each migration, and '
+        f'their medians.')
+    report.plot = plots.columns(stalls, 'ms')
     path = report.folder.with_suffix('.json')
     reports.write_rows(path, rows)
     report.say(f'{path} has the rows')
 
 
-def _row(case: str, values: Iterable[float], unit: str = 'ms',
-         tool: str = 'series') -> dict[str, Any]:
-    kept = sorted(values)
-    return {'case': case, 'tool': tool, 'unit': unit, 'runs': len(kept),
-            'median': round(statistics.median(kept), 2),
-            'min': round(kept[0], 2), 'max': round(kept[-1], 2)}
-
-
 class Guest:
-    """A server that writes, its volumes shown by one target or by two."""
+    """A server that writes to a volume.
+
+    :param name: one of :data:`BACKENDS`
+    :param more: how many further volumes to create
+    """
 
     def __init__(self, lab: cloud.Lab, name: str,
-                 cleanup: contextlib.ExitStack, shared: bool = False,
-                 more: int = 0) -> None:
+                 cleanup: contextlib.ExitStack, more: int = 0) -> None:
         self.lab = lab
         self.name = name
         self.stalls: list[float] = []
         self.seconds: list[float] = []
         #: Of these, the seconds that libvirt took.
         self.libvirt_seconds: list[float] = []
-        kind: dict[str, Any] = {}
-        if shared:
-            kind['metadata'] = {'target': 'shared'}
 
         def volume(what: str, **kwargs: Any) -> Any:
-            made = lab.volumes.create(f'{name}-{what}', **kind, **kwargs)
+            made = lab.volumes.create(f'{name}-{what}',
+                                      volume_type=BACKENDS[name], **kwargs)
             cleanup.callback(lab.volumes.delete, made)
             return made
 
@@ -105,28 +133,28 @@ class Guest:
         self.server = lab.servers.boot(name, self.root, 'cmp1')
         cleanup.callback(lab.servers.delete, self.server)
         lab.servers.attach(self.server, self.data)
-        self.watcher = cleanup.enter_context(
-            write_watcher.Watcher(lab.holdings.file(self.data)))
-        self.watcher.wait(100, wait.PATIENCE)
+        self.watcher = cleanup.enter_context(lab.holdings.watch(self.data))
+        self.watcher.wait(_guest.SIGN_OF_LIFE, wait.PATIENCE)
 
     def migrate(self) -> None:
         """Move to the other host."""
         here = self.lab.servers.host_of(self.server)
-        [there] = set(self.lab.hosts.names) - {here}
         began = time.monotonic()
-        migration = self.lab.servers.migrate(self.server, there)
-        time.sleep(_SETTLE)
+        migration = self.lab.servers.migrate(self.server,
+                                             _guest.other(here))
+        time.sleep(_guest.SETTLE)
         self.stalls.append(self.watcher.longest_stall(began).seconds * 1000)
         self.seconds.append(migration.seconds)
         self.libvirt_seconds.append(_in_libvirt(self.lab, here))
 
-    def check(self, report: reports.Report) -> None:
+    def check(self, report: reports.Report, initiator: str) -> None:
         """Check what it wrote, and that it ran on all the time."""
         self.watcher.stop()
         result = self.watcher.result()
-        report.check(f'{self.name}: every record right, in order',
+        title = f'{initiator}: {self.name}'
+        report.check(f'{title}: every record right, in order',
                      result.ok and not result.io_errors, str(result))
-        report.check(f'{self.name}: never booted again', not result.restarts,
+        report.check(f'{title}: never booted again', not result.restarts,
                      self.lab.servers.last_words(self.server)
                      if result.restarts else '')
 
@@ -145,84 +173,101 @@ def _in_libvirt(lab: cloud.Lab, source: str) -> float:
     return (times[_ANSWERED] - times[_ASKED]).total_seconds()
 
 
-def _targets(lab: cloud.Lab, report: reports.Report,
-             rounds: int) -> list[dict[str, Any]]:
-    with contextlib.ExitStack() as cleanup:
-        with report.step('two guests that write'):
-            same = Guest(lab, SAME, cleanup, shared=True)
-            other = Guest(lab, OTHER, cleanup)
-        for number in range(2 * rounds):
-            # In turn, and each first as often as the other.
-            pair = [same, other] if number % 2 else [other, same]
-            with report.step(f'migration {number + 1} of {2 * rounds}, '
-                             f'to the same target and to another'):
-                for guest in pair:
-                    guest.migrate()
-        for guest in (same, other):
-            guest.check(report)
-    ratio = statistics.median(other.stalls) / statistics.median(same.stalls)
-    report.check(
-        f'the stall with another target is at most {STALL_RATIO} times the '
-        f'stall with the same', ratio <= STALL_RATIO,
-        f'{statistics.median(other.stalls):.0f} / '
-        f'{statistics.median(same.stalls):.0f} ms = {ratio:.2f}, '
-        f'{len(same.stalls)} each')
-    report.figure('longest stall, another target / the same',
-                  round(ratio, 2), '')
-    report.summary = (
-        f'Two guests that write were live-migrated {len(same.stalls)} times '
-        f'each, one between hosts that share a target, one between hosts '
-        f'with a target each. The plot has the longest pause of the writes '
-        f'in each migration, and their medians.')
-    report.plot = plots.columns({'same target': same.stalls,
-                                 'another target': other.stalls}, 'ms')
-    return [_row('stall, same target', same.stalls),
-            _row('stall, another target', other.stalls),
-            _row('migration, same target', same.seconds, 's'),
-            _row('migration, another target', other.seconds, 's')]
+class Bench:
+    """Measures with one initiator.
 
+    :param initiator: its name, for checks, figures and rows
+    :ivar stalls: milliseconds of each migration, for the plot
+    """
 
-def _volumes(lab: cloud.Lab, report: reports.Report,
-             volumes: int) -> list[dict[str, Any]]:
-    with contextlib.ExitStack() as cleanup:
-        with report.step('a guest with one volume'):
-            guest = Guest(lab, MANY, cleanup, more=volumes - 1)
-        with report.step('migrating it, both ways'):
-            for _ in lab.hosts.names:
+    def __init__(self, lab: cloud.Lab, report: reports.Report,
+                 initiator: str) -> None:
+        self.lab = lab
+        self.report = report
+        self.initiator = initiator
+        self.stalls: dict[str, list[float]] = {}
+
+    def _check(self, name: str, passed: object, figure: str) -> None:
+        self.report.check(f'{self.initiator}: {name}', passed, figure)
+
+    def _row(self, case: str, values: Iterable[float], unit: str = 'ms'
+             ) -> claims.Row:
+        return claims.row(f'{self.initiator}: {case}', 'series', values, unit)
+
+    def targets(self, rounds: int) -> list[claims.Row]:
+        """Migrate to the same target and to another, in turn."""
+        with contextlib.ExitStack() as cleanup:
+            with self.report.step('two guests that write'):
+                same = Guest(self.lab, SAME, cleanup)
+                other = Guest(self.lab, OTHER, cleanup)
+            for number in range(2 * rounds):
+                # In turn, and each first as often as the other.
+                pair = [same, other] if number % 2 else [other, same]
+                with self.report.step(
+                        f'migration {number + 1} of {2 * rounds}, to the '
+                        f'same target and to another'):
+                    for guest in pair:
+                        guest.migrate()
+            for guest in (same, other):
+                guest.check(self.report, self.initiator)
+        medians = [statistics.median(guest.stalls) for guest in (other, same)]
+        ratio = medians[0] / medians[1]
+        self._check(_stall_check(), ratio <= STALL_RATIO,
+                    f'{medians[0]:.0f} / {medians[1]:.0f} ms = {ratio:.2f}, '
+                    f'{len(same.stalls)} each')
+        self.report.figure(
+            f'{self.initiator}: longest stall, another target / the same',
+            round(ratio, 2), '')
+        self.stalls = {f'{self.initiator}\nsame target': same.stalls,
+                       f'{self.initiator}\nanother target': other.stalls}
+        return [self._row('stall, same target', same.stalls),
+                self._row('stall, another target', other.stalls),
+                self._row('migration, same target', same.seconds, 's'),
+                self._row('migration, another target', other.seconds, 's')]
+
+    def volumes(self, count: int) -> list[claims.Row]:
+        """Attach volumes to a guest, and migrate it with one and with all."""
+        with contextlib.ExitStack() as cleanup:
+            with self.report.step('a guest with one volume'):
+                guest = Guest(self.lab, MANY, cleanup, more=count - 1)
+            self._migrate_both_ways(guest)
+            one = guest.seconds, guest.libvirt_seconds
+            guest.seconds, guest.libvirt_seconds = [], []
+            with self.report.step(f'{count - 1} more volumes'):
+                for volume in guest.more:
+                    self.lab.servers.attach(guest.server, volume)
+            with self.report.step('libvirt detaches and attaches each'):
+                took = [_attach(self.lab, guest, volume)
+                        for volume in guest.more]
+            self._migrate_both_ways(guest)
+            guest.check(self.report, self.initiator)
+        median = statistics.median(took)
+        self._check(_attach_check(count), median <= ATTACH_MS,
+                    f'median {median:.0f} ms, {min(took):.0f} to '
+                    f'{max(took):.0f}')
+        extra, extra_libvirt = (
+            statistics.median(after) - statistics.median(before)
+            for before, after in zip(one, (guest.seconds,
+                                           guest.libvirt_seconds)))
+        self._check(_migration_check(count), extra_libvirt <= EXTRA_S,
+                    f'{extra_libvirt:.1f} s longer; with Nova and Cinder, '
+                    f'{extra:.1f} s')
+        title = f'{self.initiator}: longer with {count} volumes than with one'
+        self.report.figure(f'{title}, in libvirt', round(extra_libvirt, 1),
+                           's')
+        self.report.figure(f'{title}, with Nova and Cinder', round(extra, 1),
+                           's')
+        return [self._row(f'attach, {count} volumes', took),
+                self._row('migration, 1 volume', one[0], 's'),
+                self._row(f'migration, {count} volumes', guest.seconds, 's'),
+                self._row('migration in libvirt, 1 volume', one[1], 's'),
+                self._row(f'migration in libvirt, {count} volumes',
+                          guest.libvirt_seconds, 's')]
+
+    def _migrate_both_ways(self, guest: Guest) -> None:
+        with self.report.step('migrating it, both ways'):
+            for _ in self.lab.hosts.names:
                 guest.migrate()
-        one = guest.seconds, guest.libvirt_seconds
-        guest.seconds, guest.libvirt_seconds = [], []
-        with report.step(f'{volumes - 1} more volumes'):
-            for volume in guest.more:
-                lab.servers.attach(guest.server, volume)
-        with report.step('each taken away and given back, by libvirt'):
-            took = [_attach(lab, guest, volume) for volume in guest.more]
-        with report.step('migrating it, both ways'):
-            for _ in lab.hosts.names:
-                guest.migrate()
-        guest.check(report)
-    median = statistics.median(took)
-    report.check(f'libvirt attaches one of {volumes} volumes within '
-                 f'{ATTACH_MS} ms', median <= ATTACH_MS,
-                 f'median {median:.0f} ms, {min(took):.0f} to '
-                 f'{max(took):.0f}')
-    extra, extra_libvirt = (
-        statistics.median(after) - statistics.median(before)
-        for before, after in zip(one, (guest.seconds,
-                                       guest.libvirt_seconds)))
-    report.check(f'{volumes} volumes take libvirt at most {EXTRA_S:g} s '
-                 f'longer to migrate than one', extra_libvirt <= EXTRA_S,
-                 f'{extra_libvirt:.1f} s longer; with Nova and Cinder, '
-                 f'{extra:.1f} s')
-    title = f'longer with {volumes} volumes than with one'
-    report.figure(f'{title}, in libvirt', round(extra_libvirt, 1), 's')
-    report.figure(f'{title}, with Nova and Cinder', round(extra, 1), 's')
-    return [_row(f'attach, {volumes} volumes', took),
-            _row('migration, 1 volume', one[0], 's'),
-            _row(f'migration, {volumes} volumes', guest.seconds, 's'),
-            _row('migration in libvirt, 1 volume', one[1], 's'),
-            _row(f'migration in libvirt, {volumes} volumes',
-                 guest.libvirt_seconds, 's')]
 
 
 def _attach(lab: cloud.Lab, guest: Guest, volume: Any) -> float:

@@ -18,6 +18,7 @@ from blockpath.cloud import lab_volumes
 from blockpath.cloud import lifecycle
 from blockpath.cloud import seed
 from blockpath.cloud import services
+from blockpath.machine import credentials
 from blockpath.machine import errors
 from blockpath.machine import namespaces
 from blockpath.machine import topology
@@ -36,9 +37,13 @@ class Lab:
             raise errors.LabError(
                 'the lab is not up; start it with: blockpath lab up')
         self.daemons = services.Daemons(self.site)
+        self.passwords = credentials.Passwords.load(
+            self.site.state / 'passwords.json')
         self.storage = fault_injection.Storage(self.daemons)
         #: The bytes of the volumes, read without Cinder.
-        self.holdings = volume_content.Holdings(self.site, self.daemons.ceph)
+        self.holdings = volume_content.Holdings(
+            self.site, self.daemons.ceph, self.storage.shell,
+            self.passwords.volumes)
         #: The APIs, as administrator. See :meth:`enter`.
         self.cloud = seed.connect(self.site)
         self.hosts = lab_hosts.Hosts(self.daemons)

@@ -20,8 +20,10 @@ import jinja2
 from blockpath.daemons import ceph
 from blockpath.machine import credentials
 from blockpath.machine import topology
+from blockpath.machine import userland
 from blockpath import paths
 
+_HOSTS = {host.name: host for host in topology.HOSTS}
 _TEMPLATES = pathlib.Path(__file__).parent / 'templates'
 
 #: Configuration of the services, by the host that reads it.
@@ -66,7 +68,8 @@ class Renderer:
             storage=topology.STORAGE,
             hosts=topology.HOSTS, url=topology.url,
             region=topology.REGION, database_port=topology.DATABASE_PORT,
-            message_port=topology.MESSAGE_PORT, files=topology.FILES,
+            message_port=topology.MESSAGE_PORT, scopes=topology.SCOPES,
+            default_type=topology.LVM,
             backends=topology.BACKENDS,
             pools=topology.POOLS, ceph_conf=site.ceph / 'ceph.conf',
             ceph_user=ceph.USER,
@@ -83,33 +86,41 @@ class Renderer:
             path, self.text(template, config=path, **values))
 
     def all(self) -> None:
-        """Write all but what :meth:`computes` does."""
-        hosts = {host.name: host for host in topology.HOSTS}
+        """Write every file."""
         for name, files in SERVICES.items():
             for file in files:
                 self.write(file, self.site.etc / name / file,
-                           host=hosts[name])
+                           host=_HOSTS[name], venv=self._venv(name))
         for api, module in MODULES.items():
             self._write_uwsgi(api, module)
         self._write_metadata()
         for host in topology.HOSTS:
-            self.write('hosts', self.site.host(host.name) / 'etc' / 'hosts')
-            os.chmod(self.site.host(host.name) / 'etc' / 'hosts', 0o644)
+            self._write_public('hosts', self._own(host, 'etc/hosts'))
         for compute in topology.COMPUTES:
             self._write_hypervisor(compute)
-        for client in topology.CLIENTS:
-            self._write_initiator(client)
-        self._write_targets()
+        for kernel in topology.KERNELS:
+            self._write_initiator(kernel)
+        # Else LIO has nowhere to keep its configuration.
+        self._own(topology.STORAGE, 'etc/target').mkdir()
         self._write_keys()
 
-    def computes(self, virt_type: str) -> None:
-        """Write what nova-compute reads.
+    def _venv(self, host: str) -> pathlib.Path:
+        """Return the virtual environment of a host's services."""
+        if not topology.is_kernel(host):
+            return self.site.venv
+        suite = userland.SUITES[topology.kernel(host).suite]
+        return userland.venv_of(suite, userland.CACHE)
 
-        :param virt_type: ``kvm`` or ``qemu``.
-        """
-        for host in topology.COMPUTES:
-            self.write('nova.conf', self.site.etc / host.name / 'nova.conf',
-                       host=host, virt_type=virt_type)
+    def _own(self, host: topology.Host, path: str) -> pathlib.Path:
+        """Return where a file of a host's own is written."""
+        own = self.site.host(host.name)
+        return (own / 'root' if topology.is_kernel(host.name) else own) / path
+
+    def _write_public(self, template: str, path: pathlib.Path,
+                      **values: object) -> None:
+        """Write a file that holds no password."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.text(template, **values))
 
     def _write_uwsgi(self, api: str, module: str) -> None:
         folder = self.site.etc / 'control'
@@ -127,21 +138,27 @@ class Renderer:
                    module='nova.wsgi.metadata', pyargv='')
 
     def _write_hypervisor(self, host: topology.ComputeHost) -> None:
-        etc = self.site.host(host.name) / 'etc'
         for file in ('libvirtd.conf', 'qemu.conf'):
-            self.write(file, etc / 'libvirt' / file, host=host)
+            self._write_public(file, self._own(host, f'etc/libvirt/{file}'),
+                               host=host)
+        self._own(host, 'etc/default').mkdir()
+        # Else it ends when it has had nothing to do for two minutes.
+        self._own(host, 'etc/default/libvirtd').write_text('LIBVIRTD_ARGS=\n')
+        wanted = self._own(host, 'etc/systemd/system/sockets.target.wants')
+        wanted.mkdir(parents=True)
+        unit = 'libvirtd-tcp.socket'
+        (wanted / unit).symlink_to(f'/lib/systemd/system/{unit}')
+        self.write('nova.conf', self.site.etc / host.name / 'nova.conf',
+                   host=host, venv=self._venv(host.name))
 
-    def _write_initiator(self, host: topology.Client) -> None:
-        iscsi = self.site.host(host.name) / 'etc' / 'iscsi'
+    def _write_initiator(self, host: topology.KernelHost) -> None:
+        iscsi = self._own(host, 'etc/iscsi')
         iscsi.mkdir(exist_ok=True)
         (iscsi / 'initiatorname.iscsi').write_text(
             f'InitiatorName={host.initiator}\n')
-
-    def _write_targets(self) -> None:
-        """Have tgt-admin read what Cinder writes, and nothing else."""
-        tgt = self.site.host(topology.STORAGE.name) / 'etc' / 'tgt'
-        tgt.mkdir(exist_ok=True)
-        (tgt / 'targets.conf').write_text(f'include {self.site.targets}/*\n')
+        self._write_public('iscsid.conf', iscsi / 'iscsid.conf')
+        self._write_public('multipath.conf',
+                           self._own(host, 'etc/multipath.conf'))
 
     def _write_keys(self) -> None:
         """Keystone's key repositories: one staged key, one in use."""

@@ -9,128 +9,198 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""The storage host: what it shows to whom, and how to break it on purpose."""
+"""The storage host: what it maps to whom, and how to break it on purpose."""
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import json
 import secrets
 import socket
+from typing import Any
 
 from blockpath.cloud import services
-from blockpath.daemons import tgt
 from blockpath.machine import errors
+from blockpath.machine import kernel_host
 from blockpath.machine import namespaces
 from blockpath.machine import topology
+from blockpath import paths
 
+_VIEW = paths.ROOT / 'blockpath' / 'observe' / 'lio_view.py'
+_LIO = '/sys/kernel/config/target/iscsi'
 #: Connections that the kernel takes for a listener that never accepts.
 _BACKLOG = 128
+#: An address of the storage host for a portal that never answers, and its
+#: interface there.
+_DEAD_ADDRESS = '10.77.0.29'
+_INTERFACE = 'vec0'
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+    """What a target maps to one initiator.
+
+    :ivar luns: LUN -> path of the device
+    :ivar addresses: from which the initiator is logged in
+    """
+
+    iqn: str
+    initiator: str
+    luns: dict[int, str]
+    addresses: tuple[str, ...]
+    user: str
+    password: str = dataclasses.field(repr=False)
+
+    @property
+    def acl(self) -> str:
+        """Where the kernel has it."""
+        return f'{_LIO}/{self.iqn}/tpgt_1/acls/{self.initiator}'
 
 
 class Storage:
-    """tgtd of a running lab, seen from anywhere.
+    """LIO of a running lab, seen from anywhere.
 
-    Hosts are named (``cmp1``); each has one target while anything is mapped
-    to it, so a host's name stands for its target too.
+    Hosts are named (``cmp1``).
     """
 
     def __init__(self, daemons: services.Daemons) -> None:
         self._site = daemons.site
-        self._daemons = daemons
+        self._shell = daemons.shell(topology.STORAGE.name)
 
     @property
-    def client(self) -> tgt.Client:
-        return self._daemons.tgtd()
+    def shell(self) -> kernel_host.Shell:
+        """Runs commands on the storage host."""
+        return self._shell
 
-    def target(self, host: str) -> tgt.Target | None:
-        """A host's target; None while nothing is mapped to the host."""
-        initiator = topology.client(host).initiator
-        for target in self.client.show():
-            if initiator in target.acl:
-                return target
-        return None
+    def mappings(self, host: str | None = None) -> list[Mapping]:
+        """List what is mapped: to one host, or to all of them."""
+        wanted = topology.kernel(host).initiator if host else None
+        return [
+            Mapping(target['iqn'], acl['initiator'],
+                    {int(lun): path for lun, path in acl['luns'].items()},
+                    tuple(acl['addresses']), acl['user'], acl['password'])
+            for target in self._targets() for acl in target['acls']
+            if wanted in (None, acl['initiator'])]
 
-    def luns(self, host: str) -> dict[int, str]:
-        """What a host sees: LUN -> path of the backing file."""
-        target = self.target(host)
-        return target.units if target else {}
+    def _targets(self) -> list[Any]:
+        return json.loads(self._shell.read('/usr/bin/python3', str(_VIEW)))
 
-    def sessions(self, host: str) -> list[tgt.Session]:
-        """Who is logged in to a host's target."""
-        target = self.target(host)
-        return target.sessions if target else []
+    def targets(self) -> set[str]:
+        """List the IQNs of the targets that exist."""
+        return {target['iqn'] for target in self._targets()}
+
+    def luns(self, host: str) -> dict[str, tuple[str, int]]:
+        """Map the devices that a host sees to target and LUN."""
+        return {path: (mapping.iqn, lun) for mapping in self.mappings(host)
+                for lun, path in mapping.luns.items()}
+
+    def sessions(self, host: str) -> dict[str, tuple[str, ...]]:
+        """Map the targets that a host is logged in to to its addresses."""
+        return {mapping.iqn: mapping.addresses
+                for mapping in self.mappings(host) if mapping.addresses}
 
     def passwords(self) -> set[str]:
-        """The CHAP passwords in use: what must be found nowhere."""
-        return {password for _, password in self._accounts().values()}
-
-    def _accounts(self) -> dict[str, tuple[str, str]]:
-        """Of the hosts that have targets: user and password."""
-        path = (self._site.targets / 'hosts' /
-                f'{topology.STORAGE.name}@{topology.FILES}.json')
-        try:
-            kept = json.loads(path.read_text())
-        except FileNotFoundError:
-            return {}
-        return {host.name: (kept[host.initiator]['user'],
-                            kept[host.initiator]['password'])
-                for host in topology.CLIENTS if host.initiator in kept}
-
-    def _set_password(self, host: str, password: str) -> None:
-        """Replace an account: sessions that are logged in stay so."""
-        user, _ = self._accounts()[host]
-        client = self.client
-        if user in client.accounts():
-            client.remove_account(user)
-        client.add_account(user, password)
-        target = self.target(host)
-        if target:
-            client.bind_account(target.tid, user)
+        """List the CHAP passwords in use, which nobody may find."""
+        return {mapping.password for mapping in self.mappings()
+                if mapping.password}
 
     @contextlib.contextmanager
     def wrong_chap(self, host: str) -> Iterator[None]:
-        """Have a host's logins refused: its password is not the target's.
+        """Have a host's logins refused: its passwords are not the targets'.
 
-        :raises LabError: nothing is mapped to it: it has no account yet
+        Sessions that are logged in go on.
+
+        :raises LabError: nothing is mapped to the host
         """
-        if host not in self._accounts():
+        found = self.mappings(host)
+        if not found:
             raise errors.LabError(f'nothing is mapped to {host}')
-        self._set_password(host, secrets.token_hex(8))
+        for mapping in found:
+            self._set_password(mapping, secrets.token_hex(8))
         try:
             yield
         finally:
-            self._set_password(host, self._accounts()[host][1])
+            there = self.targets()
+            for mapping in found:
+                if mapping.iqn in there:
+                    self._set_password(mapping, mapping.password)
+
+    def _set_password(self, mapping: Mapping, password: str) -> None:
+        self._shell.run(['tee', f'{mapping.acl}/auth/password'], check=True,
+                        input=password)
 
     @contextlib.contextmanager
-    def hung_portal(self, host: str) -> Iterator[None]:
-        """Have a host's portal take connections and never answer.
+    def hung_portals(self) -> Iterator[list[str]]:
+        """Listen on both networks, and never answer anybody.
 
-        Sessions that are logged in, by this portal or another, go on.
+        The kernel completes handshakes, and nobody accepts.
+
+        :returns: the portals
         """
-        portal = topology.client(host)
-        self.client.remove_portal(portal.portal)
-        # The kernel completes the handshakes; nobody ever accepts.
-        listener = namespaces.run_in(
-            self._site.netns(topology.STORAGE.name), _listen,
-            portal.portal_address)
+        switch = self._site.netns(topology.SWITCH)
+        listeners = [namespaces.run_in(switch, _listen, address)
+                     for address in topology.SWITCHES]
+        try:
+            yield [f'{address}:{topology.ISCSI_PORT}'
+                   for address in topology.SWITCHES]
+        finally:
+            # Connections that wait are reset by this.
+            for listener in listeners:
+                listener.close()
+
+    @contextlib.contextmanager
+    def dead_portal(self, number: int) -> Iterator[None]:
+        """Have one of the two portals answer nobody: its cable is cut.
+
+        :param number: 0 or 1
+        """
+        self._set_cable(number, 'nomaster')
         try:
             yield
         finally:
-            # Connections that wait are reset by this.
-            listener.close()
-            self.client.add_portal(portal.portal)
+            self._plug(number)
+
+    @contextlib.contextmanager
+    def added_dead_portal(self) -> Iterator[str]:
+        """Give the host one more address, from which no other host hears.
+
+        LIO can listen there: it is a portal behind a cut cable.
+
+        :returns: the address
+        """
+        address = [f'{_DEAD_ADDRESS}/32', 'dev', _INTERFACE]
+        rule = ['from', _DEAD_ADDRESS, 'blackhole']
+
+        def remove() -> None:
+            self._shell.run(['ip', 'rule', 'delete', *rule])
+            self._shell.run(['ip', 'address', 'delete', *address])
+
+        # A run that was killed has left them.
+        remove()
+        try:
+            self._shell.read('ip', 'rule', 'add', *rule)
+            self._shell.read('ip', 'address', 'add', *address)
+            yield _DEAD_ADDRESS
+        finally:
+            remove()
+
+    def _plug(self, number: int) -> None:
+        self._set_cable(number, f'master {topology.NETWORKS[number]}')
+
+    def _set_cable(self, number: int, state: str) -> None:
+        # A tap that was down is of no use to user-mode Linux any more.
+        tap = namespaces.tap(topology.STORAGE, topology.NETWORKS[number])
+        namespaces.run_in(self._site.netns(topology.SWITCH), namespaces.ip,
+                          f'link set {tap} {state}')
 
     def heal(self) -> None:
-        """Undo what an interrupted scenario broke."""
-        portals = self.client.portals()
-        for host in topology.CLIENTS:
-            if host.portal not in portals:
-                self.client.add_portal(host.portal)
-        for name, (_, password) in self._accounts().items():
-            self._set_password(name, password)
+        """Undo what an interrupted scenario broke in the network."""
+        for number in range(len(topology.NETWORKS)):
+            self._plug(number)
 
 
 def _listen(address: str) -> socket.socket:
+    """Listen, in the calling thread's network namespace."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((address, topology.ISCSI_PORT))

@@ -11,19 +11,35 @@
 #    under the License.
 """The hosts of a running lab: their processes, services and hypervisors."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import concurrent.futures
 import contextlib
 import pathlib
+import re
 import subprocess
 from typing import Any
 
 import libvirt
 
 from blockpath.cloud import services
-from blockpath.machine import namespaces
+from blockpath.machine import kernel_host
 from blockpath.machine import topology
+
+
+#: Traces of connections on a host: kind -> a command that lists them.
+_OF_INITIATORS = {
+    'session': 'iscsiadm -m session 2>/dev/null | cut -d " " -f 3,4',
+    'node record': 'iscsiadm -m node 2>/dev/null',
+    'SCSI device': 'ls /sys/class/scsi_device',
+    'multipath map': 'dmsetup ls --target multipath | grep -v "^No dev"',
+    'dm-crypt device': 'dmsetup ls --target crypt | grep -v "^No dev"',
+}
+#: How much of a program's name the kernel keeps.
+_COMM = 15
+_INITIATOR = re.compile(r'^iscsi_initiator = (.*)$', re.MULTILINE)
 
 
 class Hosts:
@@ -39,6 +55,15 @@ class Hosts:
         self._daemons = daemons
         self._libvirt: dict[str, libvirt.virConnect] = {}
 
+    def shell(self, host: str) -> kernel_host.Shell:
+        """Run commands on a host with a kernel of its own."""
+        return self._daemons.shell(host)
+
+    def commands(self) -> dict[str, Callable[[Sequence[str]], list[str]]]:
+        """Return how to run a program on each host that has a kernel."""
+        return {host.name: self.shell(host.name).command
+                for host in topology.KERNELS}
+
     def run_in(self, host: str, argv: Sequence[str],
                **kwargs: Any) -> subprocess.CompletedProcess[str]:
         """Run a program on a host: ``cmp1``, ``storage``, ...
@@ -46,13 +71,11 @@ class Hosts:
         :param kwargs: for :func:`subprocess.run`; output is captured as
             text.
         """
+        if topology.is_kernel(host):
+            return self.shell(host).run(argv, **kwargs)
         return subprocess.run(
             [*self._daemons.enter(host), *argv], capture_output=True,
             text=True, env=self._daemons.env(), **kwargs)
-
-    def root(self, host: str) -> pathlib.Path:
-        """Return a host's root directory, with its own /run and /etc."""
-        return self._daemons.root(host)
 
     def versions(self) -> dict[str, str]:
         """Return what QEMU and libvirt of a compute host say of theirs."""
@@ -60,12 +83,6 @@ class Hosts:
             self.names[0], [program, '--version']).stdout.partition('\n')[0]
             for name, program in (('qemu', 'qemu-system-x86_64'),
                                   ('libvirtd', 'libvirtd'))}
-
-    def processes(self) -> dict[int, str]:
-        """Map the ids of all processes of the lab to their hosts."""
-        prefix = f'{self._site.prefix}-'
-        return {pid: name.removeprefix(prefix) for pid, name in
-                namespaces.members(namespaces.existing(self._site)).items()}
 
     def hypervisor(self, host: str) -> libvirt.virConnect:
         """Return a connection to a host's libvirtd, from any namespace."""
@@ -76,18 +93,12 @@ class Hosts:
                 return self._libvirt[host]
             except libvirt.libvirtError:
                 pass
-        self._libvirt[host] = libvirt.open(self._daemons.libvirt_uri(host))
+        self._libvirt[host] = self._daemons.hypervisor(host)
         return self._libvirt[host]
 
     def restart(self, service: str) -> None:
-        """Restart a service; it serves when this returns.
-
-        A restarted tgtd has no targets. cinder-volume, which creates them,
-        is restarted as well.
-        """
+        """Restart a service, or a host; it serves when this returns."""
         self._daemons.restart(service)
-        if service == 'tgtd':
-            self._daemons.restart('cinder-volume')
 
     def kill(self, service: str) -> bool:
         """Kill a service without warning; :meth:`restart` starts it.
@@ -105,17 +116,10 @@ class Hosts:
         finally:
             self.restart(service)
 
-    def running(self, program: str) -> list[int]:
-        """List the processes of the lab that run the named program."""
-        def runs(pid: int) -> bool:
-            try:
-                line = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
-            except OSError:
-                return False
-            return line.partition(b'\0')[0].rpartition(
-                b'/')[2] == program.encode()
-
-        return sorted(filter(runs, self.processes()))
+    def running(self, host: str, program: str) -> list[int]:
+        """List the processes on a host that run the named program."""
+        done = self.shell(host).run(['pgrep', '--exact', program[:_COMM]])
+        return [int(line) for line in done.stdout.split()]
 
     @contextlib.contextmanager
     def configured(self, service: str,
@@ -139,11 +143,52 @@ class Hosts:
             path.write_text(before)
             self.restart(service)
 
+    def set_initiators(self, initiators: Mapping[str, str]) -> None:
+        """Have compute hosts connect volumes by another initiator.
+
+        :param initiators: host -> ``host`` or ``qemu``. Services of
+            which nothing changes are left alone.
+        """
+        changed = []
+        for host, initiator in initiators.items():
+            path = self._nova_conf(host)
+            before = path.read_text()
+            after = _INITIATOR.sub(f'iscsi_initiator = {initiator}', before)
+            if after != before:
+                path.write_text(after)
+                changed.append(f'nova-compute-{host}')
+        with concurrent.futures.ThreadPoolExecutor() as executor:
+            list(executor.map(self.restart, changed))
+
+    @contextlib.contextmanager
+    def using_initiator(self, initiator: str) -> Iterator[None]:
+        """Have all compute hosts use one initiator until the block ends.
+
+        :param initiator: ``host`` or ``qemu``
+        """
+        before = {host: _INITIATOR.findall(
+            self._nova_conf(host).read_text())[-1] for host in self.names}
+        try:
+            self.set_initiators(dict.fromkeys(self.names, initiator))
+            yield
+        finally:
+            self.set_initiators(before)
+
+    def _nova_conf(self, host: str) -> pathlib.Path:
+        return self._site.etc / host / 'nova.conf'
+
     def secrets(self, host: str) -> list[libvirt.virSecret]:
         """List libvirt's secrets on a host."""
         return self.hypervisor(host).listAllSecrets()
 
-    def scsi_devices(self) -> list[str]:
-        """List the SCSI devices of this machine's kernel."""
-        found = pathlib.Path('/sys/class/scsi_device')
-        return sorted(entry.name for entry in found.glob('*'))
+    def leftovers(self, host: str) -> dict[str, list[str]]:
+        """List all that an initiator makes on a host, by kind.
+
+        :returns: kind -> names; kinds of which there are none are left out
+        """
+        found = {
+            kind: self.shell(host).run(
+                ['sh', '-c', command]).stdout.split('\n')
+            for kind, command in _OF_INITIATORS.items()}
+        return {kind: sorted(filter(None, names))
+                for kind, names in found.items() if any(names)}

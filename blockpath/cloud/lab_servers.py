@@ -13,7 +13,6 @@
 
 import dataclasses
 import pathlib
-import shutil
 import time
 from typing import Any
 
@@ -23,12 +22,15 @@ import openstack.exceptions
 
 from blockpath.cloud import lab_hosts
 from blockpath.cloud import lab_volumes
+from blockpath.cloud import logs as lab_logs
 from blockpath.cloud import seed
 from blockpath.machine import errors
 from blockpath.machine import kernel_host
 from blockpath.machine import topology
 from blockpath.machine import wait
 
+#: Of a failed action whose reason Nova does not have, or not yet.
+NO_REASON = 'no reason given'
 _MIGRATION_ENDS = frozenset(('completed', 'error', 'failed', 'cancelled'))
 
 
@@ -68,7 +70,7 @@ class Servers:
         self._site = site
         self._hosts = hosts
         self._volumes = volumes
-        #: Copies of consoles and of QEMU's logs, in the log folder.
+        #: Copies of consoles, and QEMU's logs, in the log folder.
         self.logs: set[pathlib.Path] = set()
 
     @property
@@ -201,7 +203,7 @@ class Servers:
             for event in detail.events or []:
                 if event.result == 'Error':
                     return event.details or 'no details given'
-        return 'no reason given'
+        return NO_REASON
 
     def domain(self, server: Any, host: str | None = None
                ) -> libvirt.virDomain:
@@ -237,16 +239,10 @@ class Servers:
             for host, path in found.items() if path.exists())
 
     def keep_logs(self) -> None:
-        """Copy consoles and QEMU's logs to the log folder.
+        """Copy consoles to the log folder, where QEMU's logs are.
 
-        Nova deletes a console with its server; the rest goes with the lab.
+        Nova deletes a console with its server.
         """
-        for host in self._hosts.names:
-            folder = self._site.host(host)
-            found = {f'guest-{path.parent.name}-{host}.log': path for path in
-                     folder.glob('nova/instances/*/console.log')}
-            found |= {f'qemu-{path.stem}-{host}.log': path for path in
-                      folder.glob('libvirt-log/qemu/*.log')}
-            for name, path in found.items():
-                shutil.copyfile(path, self._site.log / name)
-                self.logs.add(self._site.log / name)
+        self.logs.update(lab_logs.keep_consoles(self._site))
+        self.logs.update(log.path for log in lab_logs.find(self._site)
+                         if log.kind == 'QEMU')

@@ -12,6 +12,7 @@
 """The volumes of a running lab."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import functools
 from typing import Any
@@ -250,10 +251,22 @@ class Volumes:
         finally:
             self._api.delete_volume_metadata(volume, ['mistaken_for'])
 
-    def lun(self, volume: Any, host: str) -> int | None:
-        """Return a volume's LUN for a host; None if it is not mapped."""
-        path = str(self._holdings.file(volume))
-        for lun, backing in self._storage.luns(host).items():
-            if backing == path:
-                return lun
-        return None
+    @contextlib.contextmanager
+    def reached_by(self, volume: Any, portals: Sequence[str]
+                   ) -> Iterator[None]:
+        """Have Cinder report other portals, two of them.
+
+        Hosts that are connected to the volume do not notice.
+        """
+        self._api.set_volume_metadata(volume, reached_by=','.join(portals))
+        try:
+            yield
+        finally:
+            self._api.delete_volume_metadata(volume, ['reached_by'])
+
+    def mapping(self, volume: Any, host: str) -> tuple[str, int] | None:
+        """Return by which IQN and LUN a volume is mapped to a host.
+
+        :returns: None if it is not mapped there
+        """
+        return self._storage.luns(host).get(self._holdings.device(volume))

@@ -15,11 +15,10 @@ from collections.abc import Iterator
 import contextlib
 import enum
 import fcntl
-import json
 import os
 import shutil
 
-from blockpath.machine import credentials
+from blockpath.cloud import logs
 from blockpath.machine import errors
 from blockpath.machine import namespaces
 from blockpath.machine import processes
@@ -27,6 +26,8 @@ from blockpath.machine import topology
 
 #: Of what is in the state's folder, what 'down' leaves.
 _KEPT = frozenset(('lock', 'log'))
+#: Is there while a lab is up.
+_MARK = 'up'
 #: Rounds of killing: a process may start another while it is being killed.
 _ROUNDS = 200
 
@@ -62,22 +63,15 @@ def locked(site: topology.Site) -> Iterator[None]:
         yield
 
 
-def mark_up(site: topology.Site, **facts: str) -> None:
-    """Note that a lab has started, and what was decided for it."""
-    credentials.write_private(site.state / 'up.json', json.dumps(facts))
-
-
-def facts(site: topology.Site) -> dict[str, str]:
-    """What was noted when it started; empty when it is not up."""
-    try:
-        return json.loads((site.state / 'up.json').read_text())
-    except FileNotFoundError:
-        return {}
+def mark_up(site: topology.Site) -> None:
+    """Note that a lab has started."""
+    (site.state / _MARK).touch()
 
 
 def find(site: topology.Site) -> State:
     records = processes.Records(site.run, site.log).all()
-    if facts(site) and any(record.alive for record in records):
+    started = (site.state / _MARK).exists()
+    if started and any(record.alive for record in records):
         return State.UP
     leftovers = [entry for entry in site.state.glob('*')
                  if entry.name not in _KEPT]
@@ -87,13 +81,13 @@ def find(site: topology.Site) -> State:
 
 
 def clear(site: topology.Site) -> None:
-    """Remove all that a lab has made, but its logs.
+    """Remove all that a lab has made, except its logs.
 
     Only processes that live in the lab's namespaces, or are in its records,
     are ended. Nothing is asked to stop nicely: nothing of it is kept, and
     what was mounted or listening goes with its namespace.
 
-    :raises LabError: a process can not be killed.
+    :raises LabError: a process cannot be killed.
     """
     names = namespaces.existing(site)
     records = processes.Records(site.run, site.log)
@@ -105,9 +99,11 @@ def clear(site: topology.Site) -> None:
         processes.kill_all(pids)
     else:
         raise errors.LabError(
-            'these processes of the lab can not be killed: '
+            'these processes of the lab cannot be killed: '
             f'{" ".join(map(str, sorted(pids)))}')
     namespaces.delete(names)
+    shutil.rmtree(site.sockets, ignore_errors=True)
+    logs.keep_consoles(site)
     for entry in site.state.iterdir():
         if entry.name in _KEPT:
             continue

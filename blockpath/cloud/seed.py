@@ -66,6 +66,13 @@ def add_volume_types(site: topology.Site) -> None:
         storage.create_type(name=backend, is_public=True,
                             extra_specs={'volume_backend_name': backend})
     storage.create_type(name=topology.ANYWHERE, is_public=True)
+    encrypted = storage.create_type(
+        name=topology.ENCRYPTED, is_public=True,
+        extra_specs={'volume_backend_name': topology.LVM})
+    # QEMU opens LUKS of version 1 on its own, the host version 2.
+    storage.create_type_encryption(
+        encrypted.id, provider='luks2', cipher='aes-xts-plain64', key_size=256,
+        control_location='front-end')
     # Scenarios may want more than the ten volumes of the default.
     storage.update_quota_class_set('default', volumes=-1, gigabytes=-1)
 

@@ -17,18 +17,18 @@ import dataclasses
 import pathlib
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 
 import libvirt
 
 from blockpath.cloud import config_files
+from blockpath.cloud import hosts
 from blockpath.cloud import mariadb
 from blockpath.daemons import ceph
-from blockpath.daemons import tgt
 from blockpath.machine import anchor
 from blockpath.machine import errors
+from blockpath.machine import kernel_host
 from blockpath.machine import namespaces
 from blockpath.machine import processes
 from blockpath.machine import topology
@@ -49,6 +49,8 @@ _PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
 class Service:
     """A daemon.
 
+    :ivar argv: of the program; without it the host's system has a unit of
+        this name
     :ivar env: added to what every service gets.
     :ivar extra: started only for what needs it, not with the lab.
     """
@@ -61,7 +63,7 @@ class Service:
 
     @property
     def binary(self) -> str:
-        """The name under which Nova's and Cinder's databases have it."""
+        """The name under which its host and the databases have it."""
         return self.name.removesuffix(f'-{self.host}')
 
 
@@ -100,8 +102,8 @@ def _network(site: topology.Site) -> Iterable[Service]:
         f'--pid-file={site.leases.with_suffix(".pid")}'), extra=True)
     for host in topology.COMPUTES:
         yield Service(f'taps-{host.name}', host.name, (
-            sys.executable, '-m', 'blockpath.machine.taps', topology.GUESTS),
-            {'PYTHONPATH': str(paths.ROOT)}, extra=True)
+            '/usr/bin/python3', str(paths.ROOT / 'blockpath' / 'machine' /
+                                    'taps.py'), topology.GUESTS), extra=True)
 
 
 def _rabbitmq(site: topology.Site) -> Service:
@@ -125,25 +127,21 @@ def _rabbitmq(site: topology.Site) -> Service:
 
 def _hypervisors(site: topology.Site) -> Iterable[Service]:
     for host in topology.COMPUTES:
-        yield Service(f'libvirtd-{host.name}', host.name,
-                      ('/usr/sbin/libvirtd', '--listen'))
+        yield Service(f'libvirtd-{host.name}', host.name, ())
         yield Service(f'nova-compute-{host.name}', host.name,
-                      (site.bin('nova-compute'), '--config-file',
+                      ('nova-compute', '--config-file',
                        str(site.etc / host.name / 'nova.conf')))
 
 
 def table(site: topology.Site) -> dict[str, Service]:
     """Every daemon by its name."""
     control = site.etc / 'control'
-    portals = ','.join(f'portal={host.portal}' for host in topology.CLIENTS)
     services = [
         Service('mariadb', topology.CONTROL.name,
                 ('/usr/sbin/mariadbd', f'--defaults-file={control}'
                                        '/mariadb.cnf')),
         _rabbitmq(site),
-        Service('tgtd', topology.STORAGE.name,
-                ('/usr/sbin/tgtd', '--foreground', '--iscsi', portals)),
-        *(Service(name, topology.STORAGE.name,
+        *(Service(name, topology.CEPH.name,
                   ceph.command_line(name, site.ceph))
           for name in ceph.DAEMONS),
         *_apis(site),
@@ -154,7 +152,7 @@ def table(site: topology.Site) -> dict[str, Service]:
                 (site.bin('cinder-scheduler'), '--config-file',
                  f'{control}/cinder.conf')),
         Service('cinder-volume', topology.STORAGE.name,
-                (site.bin('cinder-volume'), '--config-file',
+                ('cinder-volume', '--config-file',
                  str(site.etc / 'storage' / 'cinder.conf'))),
         *_hypervisors(site),
         *_network(site),
@@ -167,16 +165,16 @@ libvirt.registerErrorHandler(lambda context, error: None, None)
 
 
 class Daemons:
-    """Starts, stops and watches the services of one lab."""
+    """Starts, stops and watches the hosts and the services of one lab."""
 
     def __init__(self, site: topology.Site) -> None:
         self.site = site
         self.records = processes.Records(site.run, site.log)
         self.table = table(site)
         self.ceph = ceph.Cluster(
-            site.ceph, topology.STORAGE.address, topology.CEPH_PORT,
+            site.ceph, topology.CEPH.address, topology.CEPH_PORT,
             pools=tuple(topology.POOLS.values()),
-            enter=lambda: self.enter(topology.STORAGE.name),
+            enter=lambda: self.enter(topology.CEPH.name),
             records=self.records)
 
     def env(self, **extra: str) -> dict[str, str]:
@@ -186,8 +184,10 @@ class Daemons:
                 # The end of a log must show what went wrong.
                 'PYTHONWARNINGS': 'ignore'} | extra
 
+    # Hosts ---------------------------------------------------------------
+
     def enter(self, host: str) -> list[str]:
-        """The start of a command line that runs on a host.
+        """The start of a command line that runs on a host of namespaces.
 
         :raises LabError: the host is not up.
         """
@@ -199,13 +199,23 @@ class Daemons:
         return ['nsenter', '--target', str(keeper.pid), '--net', '--mount',
                 '--uts', '--']
 
-    def root(self, host: str) -> pathlib.Path:
-        """The root directory as a host sees it."""
-        return pathlib.Path('/proc') / self.enter(host)[2] / 'root'
+    def shell(self, host: str) -> kernel_host.Shell:
+        """Runs commands on a host with a kernel of its own.
+
+        :raises KeyError: no such host
+        """
+        return hosts.shell(self.site, topology.kernel(host))
+
+    def boot(self, host: str) -> None:
+        """Start a host with a kernel of its own; return when it serves.
+
+        :raises LabError: it does not start; with its kernel's last words
+        """
+        hosts.boot(self.site, topology.kernel(host), self.records)
 
     def run(self, host: str, name: str, argv: list[str],
             **env: str) -> None:
-        """Run a program on a host to its end.
+        """Run a program on a host of namespaces to its end.
 
         :param name: of its log.
         :raises ServiceDied: it failed; with the end of its log.
@@ -223,16 +233,44 @@ class Daemons:
         if child.returncode:
             raise errors.ServiceDied(name, log, process.tail())
 
-    def start(self, name: str) -> processes.Process:
+    # Services ------------------------------------------------------------
+
+    def find(self, name: str) -> processes.Process | kernel_host.Unit | None:
+        """A service that was started; None if it or its host was not."""
         service = self.table[name]
-        return self.records.spawn(
-            name, [*self.enter(service.host), *service.argv],
-            self.env(**service.env))
+        if topology.is_kernel(service.host):
+            if not hosts.is_up(service.host, self.records):
+                return None
+            return self._unit(service)
+        return self.records.get(name)
+
+    def _unit(self, service: Service) -> kernel_host.Unit:
+        # Units of the host's system write to its journal, which the log of
+        # the host has.
+        log = service.name if service.argv else service.host
+        return kernel_host.Unit(self.shell(service.host), service.binary,
+                                self.site.log / f'{log}.log')
+
+    def start(self, name: str) -> processes.Process | kernel_host.Unit:
+        service = self.table[name]
+        if not topology.is_kernel(service.host):
+            return self.records.spawn(
+                name, [*self.enter(service.host), *service.argv],
+                self.env(**service.env))
+        unit = self._unit(service)
+        if service.argv:
+            unit.start(service.argv, {'PYTHONWARNINGS': 'ignore'} |
+                       service.env)
+        else:
+            unit.shell.read('systemctl', 'start', unit.name)
+        return unit
 
     def stop(self, name: str, grace: float = _STOP) -> None:
-        process = self.records.get(name)
-        if process:
-            processes.end(process, grace)
+        found = self.find(name)
+        if isinstance(found, kernel_host.Unit):
+            found.stop()
+        elif found:
+            processes.end(found, grace)
             self.records.forget(name)
 
     def start_ready(self, name: str) -> None:
@@ -245,8 +283,10 @@ class Daemons:
         process = self.start(name)
 
         def check() -> bool:
+            if ready():
+                return True
             process.check()
-            return ready()
+            return False
 
         wait.until(check, f'{name} to be ready (its log is {process.log})',
                    _READY, 0.2)
@@ -258,35 +298,52 @@ class Daemons:
                 self.start_ready(name)
 
     def runs(self, name: str) -> bool:
-        process = self.records.get(name)
+        process = self.find(name)
         return bool(process and process.alive)
 
     def restart(self, name: str) -> None:
-        """:raises LabError: no such service, or it did not come back."""
-        self._known(name)
+        """Restart a service, or a host with all of its services.
+
+        :raises LabError: no such service, or it did not come back.
+        """
+        self._check_known(name)
+        if topology.is_kernel(name):
+            hosts.kill(name, self.records)
+            self.boot(name)
+            for service in self.table.values():
+                if service.host == name and not service.extra:
+                    self.start_ready(service.name)
+            return
         self.stop(name)
         self.start_ready(name)
 
     def kill(self, name: str) -> bool:
-        """Have a service and what it started end with no last word.
+        """Have a service, or a host, end with no last word.
 
         :returns: whether there was one to kill
         :raises LabError: no such service.
         """
-        self._known(name)
-        process = self.records.get(name)
-        if process:
-            processes.kill(process)
+        self._check_known(name)
+        if topology.is_kernel(name):
+            return hosts.kill(name, self.records)
+        found = self.find(name)
+        if isinstance(found, kernel_host.Unit):
+            was_alive = found.alive
+            found.kill()
+            return was_alive
+        if found:
+            processes.kill(found)
             self.records.forget(name)
         if name == DHCP:
             # Whoever gets that number next must not be signalled.
             self._dhcp_pid.unlink(missing_ok=True)
-        return process is not None
+        return found is not None
 
-    def _known(self, name: str) -> None:
-        if name not in self.table:
-            raise errors.LabError(f'there is no service {name}; there are: '
-                                  f'{", ".join(self.table)}')
+    def _check_known(self, name: str) -> None:
+        known = [*self.table, *(host.name for host in topology.KERNELS)]
+        if name not in known:
+            raise errors.LabError(
+                f'unknown service {name} (choose from {", ".join(known)})')
 
     def _check(self, name: str) -> Callable[[], bool]:
         service = self.table[name]
@@ -294,8 +351,6 @@ class Daemons:
             return lambda: mariadb.answers(self.site)
         if name == 'rabbitmq':
             return lambda: self._connects(topology.MESSAGE_PORT)
-        if name == 'tgtd':
-            return self._tgtd_answers
         if name == ceph.MON:
             return self.ceph.answers
         if name == ceph.OSD:
@@ -326,25 +381,18 @@ class Daemons:
         return namespaces.run_in(self.site.netns(topology.CONTROL.name),
                                  _serves, address, port)
 
-    def tgtd(self) -> tgt.Client:
-        """:raises LabError: the storage host is not up."""
-        return tgt.Client(self.root(topology.STORAGE.name) /
-                          'run/tgtd/socket.0')
+    def hypervisor(self, host: str) -> libvirt.virConnect:
+        """Connect to a host's libvirtd, from any namespace.
 
-    def _tgtd_answers(self) -> bool:
-        try:
-            return len(self.tgtd().portals()) == len(topology.CLIENTS)
-        except OSError:
-            return False
-
-    def libvirt_uri(self, host: str) -> str:
-        """Reaches a host's libvirtd from any namespace."""
-        return ('qemu+unix:///system?socket='
-                f'{self.root(host)}/run/libvirt/libvirt-sock')
+        :raises libvirt.libvirtError: it does not answer
+        """
+        return namespaces.run_in(
+            self.site.netns(topology.CONTROL.name), libvirt.open,
+            f'qemu+tcp://{topology.compute(host).address}/system')
 
     def _libvirt_answers(self, host: str) -> bool:
         try:
-            connection = libvirt.open(self.libvirt_uri(host))
+            connection = self.hypervisor(host)
         except libvirt.libvirtError:
             return False
         # The first answer takes seconds: libvirt tries out QEMU.

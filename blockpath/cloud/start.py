@@ -19,6 +19,7 @@ import subprocess
 import sys
 
 from blockpath.cloud import config_files
+from blockpath.cloud import hosts
 from blockpath.cloud import keystone_bootstrap
 from blockpath.cloud import lifecycle
 from blockpath.cloud import mariadb
@@ -26,30 +27,30 @@ from blockpath.cloud import seed
 from blockpath.cloud import services
 from blockpath.console import progress
 from blockpath.daemons import ceph
-from blockpath.guests import kvm
 from blockpath.guests import tiny
 from blockpath.machine import credentials
 from blockpath.machine import errors
 from blockpath.machine import namespaces
 from blockpath.machine import tasks
 from blockpath.machine import topology
-from blockpath.machine import userland
 from blockpath.machine import wait
 
 #: Programs that must be there -> the Debian package that has each.
 PROGRAMS = {
     '/usr/sbin/mariadbd': 'mariadb-server',
     '/usr/lib/rabbitmq/bin/rabbitmq-server': 'rabbitmq-server',
-    '/usr/sbin/libvirtd': 'libvirt-daemon-system',
-    '/usr/bin/qemu-system-x86_64': 'qemu-system-x86',
     '/usr/bin/qemu-img': 'qemu-utils',
-    '/usr/sbin/tgtd': 'tgt',
     '/usr/sbin/dnsmasq': 'dnsmasq-base',
     '/usr/bin/dhcp_release': 'dnsmasq-utils',
     '/usr/bin/nsenter': 'util-linux',
     '/usr/sbin/ip': 'iproute2',
+    '/usr/bin/mmdebstrap': 'mmdebstrap',
+    '/usr/bin/ssh': 'openssh-client',
     **ceph.PROGRAMS,
 }
+#: Microseconds between two writes of a guest to its first disk, and to each
+#: of the others: its host has one processor, which Nova and libvirt need, too.
+INTERVAL_US, OTHERS_US = 20_000, 200_000
 #: Modules that must be there -> the Debian package that has each.
 BINDINGS = {'rados': 'python3-rados', 'rbd': 'python3-rbd'}
 
@@ -76,7 +77,7 @@ def check_place(site: topology.Site) -> None:
         raise errors.LabError(
             f'the checkout\'s path, {place}, holds a space, colon, semicolon '
             'or percent sign, which services misread; move it')
-    if place.startswith(('/etc/', '/run/', '/usr/', '/var/lib/libvirt/')):
+    if place.startswith(('/etc/', '/run/', '/var/lib/libvirt/')):
         raise errors.LabError(
             f'the checkout is in a folder, {place}, that each host of the '
             'lab has its own of; move it')
@@ -89,15 +90,11 @@ class Start:
     """One start of a lab.
 
     :param say: is told what takes long.
-    :param emulator: the /usr with the QEMU and libvirt of compute hosts; None
-        if the machine's own serve
     """
 
-    def __init__(self, site: topology.Site, say: tiny.Say,
-                 emulator: pathlib.Path | None) -> None:
+    def __init__(self, site: topology.Site, say: tiny.Say) -> None:
         self.site = site
         self.say = say
-        self.emulator = emulator
         self.passwords = credentials.Passwords()
         self.renderer = config_files.Renderer(site, self.passwords)
         self.daemons = services.Daemons(site)
@@ -114,13 +111,16 @@ class Start:
             task('network', lambda: namespaces.create(self.site)),
             task('database files', self.store.prepare),
             task('anchors', self._anchor, ('configuration', 'network')),
+            *(task(f'host {host.name}', self._booter(host.name),
+                   ('anchors',)) for host in topology.KERNELS),
             task('rabbitmq', start['rabbitmq'], ('anchors',)),
             task('mariadb', start['mariadb'], ('anchors', 'database files')),
             task('schemas', self._schemas, ('mariadb',)),
             task('keystone', start['keystone-api'], ('schemas',)),
             *(task(f'libvirtd {host.name}', start[f'libvirtd-{host.name}'],
-                   ('anchors',)) for host in topology.COMPUTES),
-            task('tgtd', start['tgtd'], ('anchors',)),
+                   (f'host {host.name}',)) for host in topology.COMPUTES),
+            task('volume groups', self._make_volume_groups,
+                 (f'host {topology.STORAGE.name}',)),
             task('ceph files', self.daemons.ceph.make, ('anchors',)),
             task('ceph-mon', start[ceph.MON], ('ceph files',)),
             task('ceph members', self.daemons.ceph.register, ('ceph-mon',)),
@@ -133,16 +133,13 @@ class Start:
               for api in topology.APIS if api != 'keystone'),
             *(task(f'nova-compute {host.name}',
                    start[f'nova-compute-{host.name}'],
-                   ('nova-conductor', 'placement', 'accelerator',
-                    f'libvirtd {host.name}'))
+                   ('nova-conductor', 'placement', f'libvirtd {host.name}'))
               for host in topology.COMPUTES),
             task('nova-scheduler', start['nova-scheduler'], daemons),
             task('cinder-volume', start['cinder-volume'],
-                 (*daemons, 'tgtd', 'ceph pools', 'ceph-osd')),
+                 (*daemons, 'volume groups', 'ceph pools', 'ceph-osd')),
             task('cinder-scheduler', start['cinder-scheduler'], daemons),
             task('guest image', self._build_image),
-            task('accelerator', self._accelerate,
-                 ('guest image', 'configuration')),
             task('image', self._add_image,
                  ('guest image', 'glance')),
             task('flavors', self._content(seed.add_flavors),
@@ -161,30 +158,33 @@ class Start:
     def _starter(self, name: str) -> Step:
         return lambda: self.daemons.start_ready(name)
 
+    def _booter(self, host: str) -> Step:
+        return lambda: self.daemons.boot(host)
+
     def _configure(self) -> None:
-        for folder in ('glance', 'cinder', 'neutron', 'rabbitmq', 'locks',
-                       'volumes'):
+        for folder in ('glance', 'cinder', 'neutron', 'rabbitmq', 'locks'):
             (self.site.state / folder).mkdir()
         (self.site.state / 'rabbitmq' / 'plugins').write_text('[].\n')
         self.passwords.save(self.site.state / 'passwords.json')
         self.renderer.all()
+        hosts.configure(self.site)
+
+    def _make_volume_groups(self) -> None:
+        """Make a volume group for each LVM backend of Cinder, on a disk."""
+        shell = self.daemons.shell(topology.STORAGE.name)
+        for disk, group in zip('abcdef', topology.SCOPES):
+            shell.read('vgcreate', group, f'/dev/ubd{disk}')
 
     def _build_image(self) -> None:
-        tiny.build(say=self.say)
-
-    def _accelerate(self) -> None:
-        """Decide how guests run, by trying."""
-        self.virt_type = kvm.domain_type(tiny.build(say=self.say), self.say)
-        self.renderer.computes(self.virt_type)
+        self.image = tiny.build(INTERVAL_US, OTHERS_US, say=self.say)
 
     def _add_image(self) -> None:
-        self._in_control(seed.add_image, self.site,
-                         tiny.build(say=self.say))
+        self._in_control(seed.add_image, self.site, self.image)
 
     def _anchor(self) -> None:
         """Give each host a process that keeps its namespaces."""
-        started = [self._start_anchor(host) for host in topology.HOSTS]
-        for host, child in zip(topology.HOSTS, started):
+        started = [self._start_anchor(host) for host in topology.NAMESPACES]
+        for host, child in zip(topology.NAMESPACES, started):
             out, err = child.stdout, child.stderr
             assert out and err
             if out.readline() != b'ready\n':
@@ -198,24 +198,11 @@ class Start:
     def _start_anchor(self, host: topology.Host
                       ) -> 'subprocess.Popen[bytes]':
         folder = self.site.host(host.name)
-        binds = []
-        if isinstance(host, topology.ComputeHost):
-            (folder / 'nova' / 'instances').mkdir(parents=True)
-            known = self.site.cache / 'libvirt' / host.name
-            binds = [f'{folder}/nova:/run/nova',
-                     f'{folder}/libvirt:/var/lib/libvirt',
-                     f'{folder}/libvirt-log:/var/log/libvirt',
-                     # What libvirt found out about QEMU stays true.
-                     f'{known}:/var/cache/libvirt']
-            if self.emulator:
-                # Python may be in /usr/local.
-                binds += ['/usr/local:/run/local', f'{self.emulator}:/usr',
-                          '/run/local:/usr/local']
         return subprocess.Popen(
             ['nsenter', f'--net={namespaces.path(self.site.netns(host.name))}',
              'unshare', '--mount', '--uts', '--propagation', 'private',
              sys.executable, '-m', 'blockpath.machine.anchor', str(folder),
-             host.name, *binds],
+             host.name],
             env=self.daemons.env(PYTHONPATH=str(_CHECKOUT)),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True)
@@ -277,18 +264,17 @@ def up(site: topology.Site, report: progress.Display) -> bool:
         if found is lifecycle.State.UP:
             _check_alive(site)
             return False
-        # Not while a lab is up: its hosts have what an older recipe made.
-        emulator = userland.emulator(userland.CACHE, report.say)
         if found is lifecycle.State.REMAINS:
             report.say('clearing what an earlier lab left')
         lifecycle.clear(site)
         shutil.rmtree(site.log, ignore_errors=True)
         for folder in (site.log, site.run, site.etc):
             folder.mkdir(mode=0o700)
-        start = Start(site, report.say, emulator)
+        start = Start(site, report.say)
         try:
+            hosts.prepare(report.say)
             tasks.run_all(start.tasks(), report)
-            lifecycle.mark_up(site, virt_type=start.virt_type)
+            lifecycle.mark_up(site)
         except BaseException:
             lifecycle.clear(site)
             raise
@@ -299,10 +285,10 @@ def _check_alive(site: topology.Site) -> None:
     """:raises LabError: a service of the running lab has died."""
     daemons = services.Daemons(site)
     for name, service in daemons.table.items():
-        process = daemons.records.get(name)
-        if process is None:
-            if service.extra:
-                continue
+        if service.extra:
+            continue
+        found = daemons.find(name)
+        if found is None:
             raise errors.LabError(
                 f'the lab is up without {name}; run: blockpath lab down')
-        process.check()
+        found.check()

@@ -15,6 +15,7 @@ import dataclasses
 import pathlib
 
 from blockpath.cloud import services
+from blockpath.machine import kernel_host
 from blockpath.machine import namespaces
 from blockpath.machine import processes
 from blockpath.machine import topology
@@ -22,19 +23,21 @@ from blockpath.machine import topology
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One service.
+    """A service, or a host with a kernel of its own.
 
-    :ivar process: None when it was never started.
-    :ivar memory: MiB of it and what it started, shared pages in proportion.
+    :ivar running: None if it was never started
+    :ivar memory: MiB of it and its children, shared pages in proportion;
+        None for a service of such a host, whose memory is the host's
     """
 
-    service: services.Service
-    process: processes.Process | None
-    memory: int
+    name: str
+    host: str
+    running: processes.Process | kernel_host.Unit | None
+    memory: int | None
 
     @property
     def alive(self) -> bool:
-        return bool(self.process and self.process.alive)
+        return bool(self.running and self.running.alive)
 
 
 def _memory(pid: int) -> int:
@@ -59,20 +62,28 @@ def _session(pid: int) -> int:
 
 
 def collect(site: topology.Site) -> tuple[list[Line], int]:
-    """:returns: a line a service, and the MiB of all the lab's processes.
+    """List what runs, and what it takes.
 
-    Guests count in the sum only.
+    :returns: a line for each host with a kernel of its own and for each
+        service, and the MiB of all the lab's processes
     """
     daemons = services.Daemons(site)
     by_session: dict[int, int] = {}
     for pid in namespaces.members(namespaces.existing(site)):
         session = _session(pid)
         by_session[session] = by_session.get(session, 0) + _memory(pid)
-    lines = []
+    lines = [_line(host.name, host.name, daemons.records.get(host.name),
+                   by_session) for host in topology.KERNELS]
     for name, service in daemons.table.items():
-        process = daemons.records.get(name)
-        if service.extra and not process:
-            continue
-        kib = by_session.get(process.pid, 0) if process else 0
-        lines.append(Line(service, process, kib >> 10))
+        found = daemons.find(name)
+        if not service.extra or found and found.alive:
+            lines.append(_line(name, service.host, found, by_session))
     return lines, sum(by_session.values()) >> 10
+
+
+def _line(name: str, host: str,
+          found: processes.Process | kernel_host.Unit | None,
+          by_session: dict[int, int]) -> Line:
+    memory = (by_session.get(found.pid, 0) >> 10
+              if isinstance(found, processes.Process) else None)
+    return Line(name, host, found, memory)

@@ -11,13 +11,13 @@
 #    under the License.
 """Give a host its own files, then keep its namespaces alive.
 
-Run as ``python -m blockpath.machine.anchor FOLDER HOSTNAME BIND...`` in new
-mount and UTS namespaces, and in the host's network namespace. Daemons are
-started, and started again, by entering this process's namespaces.
+Run as ``python -m blockpath.machine.anchor FOLDER HOSTNAME`` in new mount and
+UTS namespaces, and in the host's network namespace. Daemons are started, and
+started again, by entering this process's namespaces.
 
-Each BIND is ``SOURCE:TARGET``. /run is a file system of the host's own, and
-/etc a copy, over which FOLDER/etc is laid: nothing outside is touched, and
-all mounts go with the last process.
+/run is a file system of the host's own, and /etc a copy, over which
+FOLDER/etc is laid: nothing outside is touched, and all mounts go with the
+last process.
 """
 
 import os
@@ -43,29 +43,12 @@ def _own_etc(folder: pathlib.Path) -> None:
     _mount('--bind', '/run/etc', '/etc')
 
 
-def _own_sys() -> None:
-    # The network devices in /sys are those of the namespace that mounted it:
-    # without this Nova would not find the taps that it made.
-    groups = '/run/cgroup'
-    os.mkdir(groups)
-    _mount('--rbind', '/sys/fs/cgroup', groups)
-    _mount('-t', 'sysfs', 'none', '/sys')
-    _mount('--rbind', groups, '/sys/fs/cgroup')
-
-
 def main(argv: list[str]) -> None:
-    folder, hostname, *binds = argv
+    folder, hostname = argv
     socket.sethostname(hostname)
     _mount('-t', 'tmpfs', '-o', 'mode=755', 'none', '/run')
     os.mkdir(TEMPORARY, 0o700)
-    _own_sys()
     _own_etc(pathlib.Path(folder) / 'etc')
-    for bind in binds:
-        source, target = bind.split(':')
-        os.makedirs(source, exist_ok=True)
-        if target.startswith('/run/'):
-            os.makedirs(target, exist_ok=True)
-        _mount('--bind', source, target)
     print('ready', flush=True)
     # Small, and with no Python left in memory.
     null = os.open(os.devnull, os.O_RDWR)

@@ -38,6 +38,9 @@ class Passwords:
     messages: str = dataclasses.field(default_factory=_random)
     admin: str = dataclasses.field(default_factory=_random)
     service: str = dataclasses.field(default_factory=_random)
+    #: The key of all encrypted volumes, 256 bits in hexadecimal digits.
+    volumes: str = dataclasses.field(
+        default_factory=lambda: secrets.token_hex(32))
 
     @classmethod
     def load(cls, path: pathlib.Path) -> 'Passwords':

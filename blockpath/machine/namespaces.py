@@ -49,41 +49,54 @@ def path(name: str) -> pathlib.Path:
 
 
 def create(site: topology.Site) -> None:
-    """Make the hosts' namespaces and the bridges that join them."""
+    """Make the namespaces, and the bridges that join the hosts."""
     switch = site.netns(topology.SWITCH)
     ip(f'netns add {switch}', *(f'netns add {site.netns(host.name)}'
-                                for host in topology.HOSTS))
+                                for host in topology.NAMESPACES))
     _ip_in(switch, 'link set lo up')
-    _join(site, 'br0', 'eth0', topology.HOSTS)
-    for host in topology.HOSTS:
-        addresses = (host.address, *host.extra_addresses)
+    for network, address in zip(topology.NETWORKS, topology.SWITCHES):
+        _ip_in(switch, f'link add {network} type bridge',
+               f'link set {network} up',
+               f'addr add {address}/{topology.NETWORK_BITS} dev {network}')
+    _join(site, topology.NETWORKS[0], 'eth0', topology.NAMESPACES)
+    for host in topology.NAMESPACES:
         _ip_in(site.netns(host.name), 'link set lo up', 'link set eth0 up',
-               *(f'addr add {address}/{topology.NETWORK_BITS} dev eth0'
-                 for address in addresses))
+               f'addr add {host.address}/{topology.NETWORK_BITS} dev eth0')
+    for kernel in topology.KERNELS:
+        for network in topology.NETWORKS:
+            _add_tap(switch, tap(kernel, network), network)
     _join_guests(site)
 
 
 def _join_guests(site: topology.Site) -> None:
-    """Make the servers' network: its bridges, and its gateway."""
-    _join(site, topology.GUESTS, topology.GUESTS, topology.GUEST_HOSTS)
+    """Make the servers' network and its gateway."""
+    switch = site.netns(topology.SWITCH)
+    _ip_in(switch, f'link add {topology.GUESTS} type bridge',
+           f'link set {topology.GUESTS} up')
+    _join(site, topology.GUESTS, topology.GUESTS, (topology.CONTROL,))
     for compute in topology.COMPUTES:
-        _ip_in(site.netns(compute.name),
-               f'link set {topology.GUESTS} name uplink',
-               f'link add {topology.GUESTS} type bridge',
-               f'link set uplink master {topology.GUESTS} up',
-               f'link set {topology.GUESTS} up')
+        _add_tap(switch, tap(compute, topology.GUESTS), topology.GUESTS)
     _ip_in(site.netns(topology.CONTROL.name),
            f'link set {topology.GUESTS} up',
            *(f'addr add {address} dev {topology.GUESTS}' for address in
              (f'{topology.GATEWAY}/24', f'{topology.METADATA}/32')))
 
 
+def tap(host: topology.KernelHost, network: str) -> str:
+    """Return the name of the tap that is a host's interface."""
+    return f'{network[0]}-{host.name}'
+
+
+def _add_tap(switch: str, name: str, bridge: str) -> None:
+    _ip_in(switch, f'tuntap add dev {name} mode tap',
+           f'link set {name} master {bridge} up')
+
+
 def _join(site: topology.Site, bridge: str, interface: str,
           hosts: Iterable[topology.Host]) -> None:
-    """Give each host an interface, with its other end on a new bridge."""
+    """Give each host an interface, with its other end on a bridge."""
     switch = site.netns(topology.SWITCH)
     ends = {host: f'{bridge[0]}-{host.name}' for host in hosts}
-    _ip_in(switch, f'link add {bridge} type bridge', f'link set {bridge} up')
     ip(*(f'link add {end} netns {switch} type veth '
          f'peer name {interface} netns {site.netns(host.name)}'
          for host, end in ends.items()))

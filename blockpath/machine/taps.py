@@ -11,8 +11,8 @@
 #    under the License.
 """Join the taps that are made for servers to their host's bridge.
 
-What an agent of Neutron's does; the lab has none. Run as
-``python -m blockpath.machine.taps BRIDGE`` in the host's network namespace.
+An agent of Neutron's does that elsewhere; the lab has none. The host's own
+Python runs this file: ``python3 taps.py BRIDGE``.
 """
 
 import json

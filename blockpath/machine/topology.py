@@ -9,20 +9,20 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Which machines the lab pretends to have, and where their state is.
+"""Which hosts the lab has, their addresses, and where their state is.
 
-Every host is a network namespace on one private bridge::
+The control plane and Ceph live in network namespaces. The storage host and
+the compute hosts have kernels of their own::
 
     control  10.77.0.10  database, message queue, APIs, controller daemons
-    cmp1     10.77.0.11  libvirtd, nova-compute
-    cmp2     10.77.0.12  libvirtd, nova-compute
-    storage  10.77.0.20  tgtd, Ceph, cinder-volume
-             10.77.0.21  the portal of cmp1
-             10.77.0.22  the portal of cmp2
-             10.77.0.23  the portal of the storage host, for Cinder's copies
+    ceph     10.77.0.30  Ceph
+    storage  10.77.0.20  10.78.0.20  LVM, LIO, cinder-volume
+    cmp1     10.77.0.11  10.78.0.11  libvirtd, nova-compute, an initiator
+    cmp2     10.77.0.12  10.78.0.12  libvirtd, nova-compute, an initiator
 
-A second bridge joins the servers that are on the network ``private``, and the
-control host as their gateway, 192.168.77.1.
+Two bridges are the networks 10.77.0.0/24 and 10.78.0.0/24: the storage host
+has a portal on each. A third one joins the servers that are on the network
+``private``, and the control host as their gateway, 192.168.77.1.
 
 The addresses are the same in every lab: nothing of them is visible outside.
 The names of the namespaces are machine-wide, so they carry a digest of the
@@ -45,37 +45,38 @@ IQN_PREFIX = 'iqn.2026-01.lab.blockpath:'
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """One pretended machine.
-
-    :ivar extra_addresses: further addresses of its only interface.
-    """
+    """A host of the lab, with its address on the first network."""
 
     name: str
     address: str
-    extra_addresses: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Client(Host):
-    """A host that reaches volumes by iSCSI.
+class KernelHost(Host):
+    """A host with a kernel of its own.
 
-    :ivar portal_address: where the storage host listens for it alone.
+    :ivar second: its address on the second network
+    :ivar suite: the Debian release that it runs
+    :ivar memory: MiB
     """
 
-    portal_address: str = ''
+    second: str = ''
+    suite: str = 'bookworm'
+    memory: int = 1024
 
     @property
-    def portal(self) -> str:
-        return f'{self.portal_address}:{ISCSI_PORT}'
+    def addresses(self) -> tuple[str, str]:
+        return self.address, self.second
 
     @property
     def initiator(self) -> str:
+        """The name of its initiator."""
         return f'{IQN_PREFIX}{self.name}'
 
-
-@dataclasses.dataclass(frozen=True)
-class ComputeHost(Client):
-    """A hypervisor."""
+    @property
+    def portals(self) -> tuple[str, str]:
+        """Where it listens for initiators, if it does."""
+        return (f'{self.address}:{ISCSI_PORT}', f'{self.second}:{ISCSI_PORT}')
 
     @property
     def uuid(self) -> str:
@@ -84,22 +85,29 @@ class ComputeHost(Client):
         return str(uuid.uuid5(uuid.NAMESPACE_DNS, f'{self.name}.blockpath'))
 
 
+@dataclasses.dataclass(frozen=True)
+class ComputeHost(KernelHost):
+    """A hypervisor."""
+
+
+#: Two Debian releases: a guest crosses distributions when it moves.
 COMPUTES = (
-    ComputeHost('cmp1', '10.77.0.11', portal_address='10.77.0.21'),
-    ComputeHost('cmp2', '10.77.0.12', portal_address='10.77.0.22'),
+    ComputeHost('cmp1', '10.77.0.11', '10.78.0.11', memory=1536),
+    ComputeHost('cmp2', '10.77.0.12', '10.78.0.12', 'trixie', memory=1536),
 )
 CONTROL = Host('control', '10.77.0.10')
-_OWN_PORTAL = '10.77.0.23'
-STORAGE = Client('storage', '10.77.0.20',
-                 (*(host.portal_address for host in COMPUTES), _OWN_PORTAL),
-                 portal_address=_OWN_PORTAL)
-#: Hosts with an interface on the servers' network.
-GUEST_HOSTS = (CONTROL, *COMPUTES)
-#: Whoever has a target of its own.
-CLIENTS = (*COMPUTES, STORAGE)
-HOSTS: tuple[Host, ...] = (CONTROL, STORAGE, *COMPUTES)
-#: The namespace that holds the bridge; no process lives in it.
+CEPH = Host('ceph', '10.77.0.30')
+STORAGE = KernelHost('storage', '10.77.0.20', '10.78.0.20')
+#: Hosts that are network namespaces of this machine.
+NAMESPACES = (CONTROL, CEPH)
+KERNELS: tuple[KernelHost, ...] = (STORAGE, *COMPUTES)
+HOSTS: tuple[Host, ...] = (*NAMESPACES, *KERNELS)
+#: The namespace that holds the bridges, and the hosts with kernels.
 SWITCH = 'switch'
+#: The networks of the hosts: a bridge in the switch.
+NETWORKS = ('first', 'second')
+#: The switch's own address on each, for portals that hang.
+SWITCHES = ('10.77.0.1', '10.78.0.1')
 
 #: The servers' own network: a bridge of that name on each host that is on it.
 GUESTS = 'guests'
@@ -124,17 +132,18 @@ DATABASE_SOCKET = '/run/mariadb.sock'
 MESSAGE_PORT = 5672
 #: The first of those that Ceph listens at.
 CEPH_PORT = 3300
-#: Cinder's backend on files -- also the volume type, as of each backend.
-FILES = 'files'
+#: Cinder's backends on LVM -> the scope of their iSCSI targets. The name of a
+#: backend is the name of its volume group and of its volume type, too.
+LVM = 'lvm'
+LVM_BY_VOLUME = 'lvm-by-volume'
+SCOPES = {LVM: 'host', LVM_BY_VOLUME: 'volume'}
 #: Cinder's backends on Ceph -> the pool of each.
 POOLS = {'rbd': 'volumes', 'rbd2': 'volumes2'}
-BACKENDS = (FILES, *POOLS)
-#: The volume type of volumes that may be on any backend. New ones come to
-#: the files, of which alone Cinder knows that there is room.
+BACKENDS = (*SCOPES, *POOLS)
+#: The volume type of volumes that may be on any backend.
 ANYWHERE = 'anywhere'
-#: The volume type of those that are told with a portal at which nobody is.
-DEAD_PORTAL = 'dead-portal'
-NOBODY = '10.77.0.29'
+#: The volume type of volumes that hosts encrypt by dm-crypt.
+ENCRYPTED = 'encrypted'
 
 
 def url(api: str) -> str:
@@ -148,9 +157,14 @@ def compute(name: str) -> ComputeHost:
     return {host.name: host for host in COMPUTES}[name]
 
 
-def client(name: str) -> Client:
-    """:raises KeyError: no host with a target of its own has that name."""
-    return {host.name: host for host in CLIENTS}[name]
+def kernel(name: str) -> KernelHost:
+    """:raises KeyError: no host with a kernel of its own has that name."""
+    return {host.name: host for host in KERNELS}[name]
+
+
+def is_kernel(name: str) -> bool:
+    """Whether a host has a kernel of its own."""
+    return any(host.name == name for host in KERNELS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +204,9 @@ class Site:
         return self.state / 'run'
 
     @property
-    def volumes(self) -> pathlib.Path:
-        """The backing files of Cinder's volumes."""
-        return self.state / 'volumes'
+    def sockets(self) -> pathlib.Path:
+        """For sockets: the path of the checkout may be too long for them."""
+        return pathlib.Path('/run') / self.prefix
 
     @property
     def leases(self) -> pathlib.Path:
@@ -200,18 +214,17 @@ class Site:
         return self.state / 'neutron' / 'dhcp'
 
     @property
-    def targets(self) -> pathlib.Path:
-        """Cinder's records of its targets, with passwords."""
-        return self.state / 'cinder' / 'targets'
-
-    @property
     def ceph(self) -> pathlib.Path:
         """All of Ceph but its logs."""
         return self.state / 'ceph'
 
     def host(self, name: str) -> pathlib.Path:
-        """What a host keeps for itself: bound over its own /etc/... """
+        """What a host keeps for itself."""
         return self.state / 'hosts' / name
+
+    def disk(self, backend: str) -> pathlib.Path:
+        """The disk of the storage host that holds a volume group."""
+        return self.state / 'disks' / backend
 
     def bin(self, program: str) -> str:
         """Path of a program of the virtual environment."""

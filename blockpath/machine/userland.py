@@ -27,7 +27,6 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
 import re
 import shutil
 import subprocess
@@ -42,7 +41,7 @@ Say = Callable[[str], None]
 #: Of every host.
 _PACKAGES = (
     'systemd-sysv', 'udev', 'dbus', 'openssh-server', 'iproute2', 'kmod',
-    'procps', 'open-iscsi', 'multipath-tools', 'lvm2',
+    'procps', 'open-iscsi', 'multipath-tools', 'lvm2', 'genisoimage',
     'thin-provisioning-tools', 'cryptsetup-bin', 'libvirt-daemon-system',
     'libvirt-daemon-driver-qemu', 'libvirt-clients', 'qemu-system-x86',
     'qemu-utils', 'qemu-block-extra', 'libiscsi-bin', 'libnbd-bin',
@@ -95,9 +94,6 @@ SUITES = {suite.name: suite for suite in (
 #: Package -> the oldest version that serves. QEMU before 9.0 loses memory of
 #: guests that it emulates when they are migrated, and the lab's are emulated.
 _OLDEST = {'qemu-system-x86': (9, 0), 'libvirt-daemon-system': (10, 0)}
-#: The same, by the programs.
-_PROGRAMS = {'qemu-system-x86_64': _OLDEST['qemu-system-x86'],
-             'libvirtd': _OLDEST['libvirt-daemon-system']}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,17 +126,16 @@ def mirror() -> str:
 
 
 def prepare(suite: Suite, cache: pathlib.Path,
-            modules: pathlib.Path | None, say: Say) -> pathlib.Path:
+            modules: pathlib.Path, say: Say) -> pathlib.Path:
     """Return the root of a Debian system; make it on the first call.
 
     :param cache: folder of the systems
-    :param modules: folder of the modules of the kernel that will boot it;
-        None if none will
+    :param modules: folder of the modules of the kernel that will boot it
     :param say: is called with a line before each step that takes long
     :raises LabError: it cannot be made, naming the log, or its QEMU or
         libvirt is too old
     """
-    made = {'suite': suite.name, 'modules': modules.name if modules else '',
+    made = {'suite': suite.name, 'modules': modules.name,
             'recipe': _digest(_PACKAGES, _MASKED, _LEFT_OUT, suite.newer,
                               _INIT.read_text())}
     root = cache / suite.name
@@ -162,37 +157,6 @@ def prepare(suite: Suite, cache: pathlib.Path,
             _remove(staged)
             raise
     return root
-
-
-def emulator(cache: pathlib.Path, say: Say) -> pathlib.Path | None:
-    """Return the /usr of a Debian system whose QEMU and libvirt serve.
-
-    It is laid over a host's own, so it is of the machine's release.
-
-    :returns: None if the machine's own QEMU and libvirt serve
-    :raises LabError: they do not, and there are none for its release
-    """
-    if all(_installed(program) >= oldest
-           for program, oldest in _PROGRAMS.items()):
-        return None
-    release = platform.freedesktop_os_release().get('VERSION_CODENAME', '')
-    if release not in SUITES:
-        raise errors.LabError(
-            'guests need QEMU 9.0 and libvirt 10.0 or newer: an older QEMU '
-            'loses memory of emulated guests that are migrated. This machine '
-            'has older ones, and is neither Debian 12 nor 13')
-    return prepare(SUITES[release], cache, None, say) / 'usr'
-
-
-def _installed(program: str) -> tuple[int, ...]:
-    """Return the version that a program of this machine reports."""
-    try:
-        said = subprocess.run([program, '--version'], capture_output=True,
-                              text=True).stdout
-    except FileNotFoundError:
-        return ()
-    found = re.search(r'(\d+)\.(\d+)\.', said)
-    return tuple(map(int, found.groups())) if found else ()
 
 
 def _digest(*parts: object) -> str:
@@ -263,10 +227,9 @@ def _version(root: pathlib.Path, package: str) -> str:
         capture_output=True, text=True).stdout
 
 
-def _customize(root: pathlib.Path, modules: pathlib.Path | None) -> None:
-    if modules:
-        shutil.copytree(modules, root / 'lib' / 'modules' / modules.name,
-                        copy_function=_link, symlinks=True)
+def _customize(root: pathlib.Path, modules: pathlib.Path) -> None:
+    shutil.copytree(modules, root / 'lib' / 'modules' / modules.name,
+                    copy_function=_link, symlinks=True)
     shutil.copy(_INIT, root / INIT.lstrip('/'))
     os.chmod(root / INIT.lstrip('/'), 0o755)
     units = root / 'etc' / 'systemd' / 'system'

@@ -140,7 +140,7 @@ class Growth:
         while not self._ended.is_set():
             try:
                 stored = self._holdings.allocated(self.volume)
-            except (errors.LabError, FileNotFoundError):
+            except errors.LabError:
                 return
             self.samples.append((time.monotonic(), stored))
             self._ended.wait(_PAUSE)

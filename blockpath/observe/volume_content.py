@@ -11,8 +11,8 @@
 #    under the License.
 """What volumes hold, written and read past Cinder.
 
-A test of Cinder's copies must not trust Cinder's way to a volume: volumes on
-files are read as files, those on Ceph by ``rbd``.
+A test of Cinder's copies must not trust Cinder's way to a volume: the storage
+host reads the logical volumes, ``rbd`` reads the images of Ceph.
 """
 
 from collections.abc import Iterable
@@ -20,21 +20,25 @@ from collections.abc import Iterator
 import contextlib
 import hashlib
 import json
-import os
-import pathlib
 import random
 import struct
+import subprocess
 import tempfile
 from typing import Any
 from typing import IO
 
 from blockpath.daemons import ceph
 from blockpath.machine import errors
-from blockpath.machine import processes
+from blockpath.machine import kernel_host
 from blockpath.machine import topology
+from blockpath.observe import remote_watcher
+from blockpath.observe import write_ring
 
 _CHUNK = 1 << 20
 _MIB = 1 << 20
+_SECTOR = 512
+#: Bytes of an object of an RBD image.
+_OBJECT = 4 * _MIB
 
 #: An offset in bytes, and what is there.
 Extent = tuple[int, bytes]
@@ -72,13 +76,34 @@ def pattern(size: int, mib: int = 64, seed: int = 0,
         raise ValueError(f'{mib} MiB are too much for {size} bytes')
     source = random.Random(seed)
     yield 0, source.randbytes(512)
-    # 4 MiB is the size of an RBD object.
-    yield 4 * _MIB - 1536, source.randbytes(3072)
+    yield _OBJECT - 1536, source.randbytes(3072)
     middle = (size - span) // 2 + 512
     for number in range(mib):
         yield middle + number * every * _MIB, source.randbytes(_MIB)
     yield middle + span, bytes(_MIB)
     yield size - 512, source.randbytes(512)
+
+
+def fill(extents: Iterable[Extent], unit: int, part: int) -> dict[int, int]:
+    """Compute which parts of a volume extents fill, and how far.
+
+    Extents of zeros are ignored.
+
+    :param unit: bytes; around an extent whole units are filled
+    :param part: bytes of each part
+    :returns: the number of a part -> bytes from its beginning to the end of
+        the last unit in it
+    """
+    found: dict[int, int] = {}
+    for offset, data in extents:
+        if data.count(0) == len(data):
+            continue
+        begin = offset // unit * unit
+        end = -(-(offset + len(data)) // unit) * unit
+        for number in range(begin // part, -(-end // part)):
+            found[number] = max(found.get(number, 0),
+                                min(end - number * part, part))
+    return found
 
 
 def write_diff(extents: Iterable[Extent], size: int,
@@ -103,13 +128,68 @@ class Holdings:
     the bytes are is told by them.
     """
 
-    def __init__(self, site: topology.Site, cluster: ceph.Cluster) -> None:
+    def __init__(self, site: topology.Site, cluster: ceph.Cluster,
+                 storage: kernel_host.Shell, key: str) -> None:
+        """Take the lab's parts.
+
+        :param storage: runs commands on the storage host
+        :param key: of encrypted volumes, as LUKS's passphrase
+        """
+        self._key = key
         self._site = site
         self._ceph = cluster
+        self._storage = storage
 
-    def file(self, volume: Any) -> pathlib.Path:
-        """The file of a volume on the files backend."""
-        return self._site.volumes / stored_name(volume)
+    def device(self, volume: Any) -> str:
+        """The storage host's device of a volume on LVM."""
+        return f'/dev/{backend(volume)}/{stored_name(volume)}'
+
+    def encrypt(self, volume: Any) -> None:
+        """Format a volume on LVM as LUKS, with zeros inside.
+
+        A volume that compute hosts format holds noise, and the guest only
+        writes to a blank disk.
+        """
+        # Few iterations: each migration opens it, on an emulating machine.
+        self._storage.run(
+            ['cryptsetup', 'luksFormat', '--batch-mode', '--type=luks2',
+             '--pbkdf=pbkdf2', '--pbkdf-force-iterations=1000',
+             '--key-file=-', self.device(volume)], input=self._key,
+            check=True)
+        with self._opened(volume) as device:
+            self._storage.run(['dd', 'if=/dev/zero', f'of={device}', 'bs=1M',
+                               'count=16', 'oflag=direct', 'status=none'],
+                              check=True)
+
+    @contextlib.contextmanager
+    def _opened(self, volume: Any) -> Iterator[str]:
+        """Open an encrypted volume that no host has."""
+        name = f'opened-{volume.id}'
+        self._storage.run(['cryptsetup', 'open', '--key-file=-',
+                           self.device(volume), name], input=self._key,
+                          check=True)
+        try:
+            yield f'/dev/mapper/{name}'
+        finally:
+            self._storage.read('cryptsetup', 'close', name)
+
+    def watch(self, volume: Any) -> remote_watcher.RemoteWatcher:
+        """Watch the records that a guest writes to a volume on LVM."""
+        return remote_watcher.RemoteWatcher(self._storage.command(
+            ['python3', '-m', 'blockpath.observe.write_agent',
+             self.device(volume)]), volume.name)
+
+    def verify(self, volume: Any, encrypted: bool = False
+               ) -> write_ring.Result:
+        """Verify the records on a volume on LVM.
+
+        :param encrypted: it is, and no host has it
+        """
+        with (self._opened(volume) if encrypted else
+              contextlib.nullcontext(self.device(volume))) as device:
+            return remote_watcher.verify(self._storage.command(
+                ['python3', '-m', 'blockpath.observe.write_agent', '--verify',
+                 device]))
 
     def image(self, volume: Any) -> str:
         """POOL/IMAGE of a volume on Ceph."""
@@ -120,12 +200,13 @@ class Holdings:
         """Write :func:`pattern` to a blank volume."""
         size = volume.size << 30
         extents = pattern(size, mib, seed, every)
-        if backend(volume) == topology.FILES:
-            with open(self.file(volume), 'r+b') as file:
-                for offset, data in extents:
-                    file.seek(offset)
-                    file.write(data)
-                os.fsync(file.fileno())
+        if backend(volume) in topology.SCOPES:
+            for offset, data in extents:
+                self._storage.run(
+                    ['dd', f'of={self.device(volume)}', 'bs=1M',
+                     f'seek={offset}', 'oflag=seek_bytes',
+                     'conv=notrunc,fsync', 'status=none'],
+                    check=True, text=False, input=data)
             return
         with tempfile.TemporaryFile(dir=self._site.state) as diff:
             write_diff(extents, size, diff)
@@ -148,25 +229,54 @@ class Holdings:
 
     @contextlib.contextmanager
     def _open(self, volume: Any) -> Iterator[IO[bytes]]:
-        if backend(volume) == topology.FILES:
-            with open(self.file(volume), 'rb') as file:
-                yield file
+        if backend(volume) in topology.SCOPES:
+            with self._reading(volume) as stream:
+                yield stream
             return
         with self._ceph.piped('export', self.image(volume), '-') as output:
             yield output
 
     def allocated(self, volume: Any) -> int:
         """Bytes that the backend has stored for a volume."""
-        if backend(volume) == topology.FILES:
-            return self.file(volume).stat().st_blocks * 512
+        if backend(volume) in topology.SCOPES:
+            # Unlike lvs it is exact, and waits for no lock.
+            said = self._storage.read('dmsetup', 'status',
+                                      self.device(volume))
+            _begin, _length, _target, mapped, _highest = said.split()
+            return int(mapped) * _SECTOR
         return allocation(self._ceph.rbd(
             'diff', '--format', 'json', self.image(volume)))
 
+    def room(self, volume: Any, extents: Iterable[Extent],
+             unit: int) -> int:
+        """Compute how much a volume's backend may allocate for extents.
+
+        LVM allocates chunks of its pool. Ceph keeps an object from its
+        beginning to the last byte that was written.
+
+        :param unit: bytes; whatever writes the extents leaves out whole
+            units of zeros only
+        :returns: bytes
+        """
+        name = backend(volume)
+        if name in topology.SCOPES:
+            chunk = self._chunk(name)
+            return len(fill(extents, unit, chunk)) * chunk
+        return sum(fill(extents, unit, _OBJECT).values())
+
+    def _chunk(self, group: str) -> int:
+        """Return the bytes of a chunk of a volume group's thin pool."""
+        return int(self._storage.read(
+            'lvs', '--noheadings', '--nosuffix', '--units=b',
+            '--select=segtype=thin-pool', '--options=chunk_size', group))
+
     def names(self) -> set[str]:
         """All that is stored, as ``backend/name``: volumes and snapshots."""
-        found = {f'{topology.FILES}/{path.name}'
-                 for path in self._site.volumes.iterdir()
-                 if path.name.startswith(('volume-', 'snapshot-'))}
+        said = self._storage.read('lvs', '--noheadings',
+                                  '--separator=/', '--options=vg_name,lv_name')
+        found = {name for name in said.split()
+                 if name.partition('/')[2].startswith(
+                     ('volume-', '_snapshot-', 'snapshot-'))}
         for name, pool in topology.POOLS.items():
             found |= {f'{name}/{image}' for image in
                       self._ceph.rbd('ls', pool).split()}
@@ -177,11 +287,20 @@ class Holdings:
 
         Caches, in hidden folders, are meant to stay.
         """
-        folders = [self._site.state / 'cinder' / 'conversion']
-        record = processes.Records(self._site.run, self._site.log).get(
-            f'anchor-{topology.STORAGE.name}')
-        if record:
-            folders.append(pathlib.Path(f'/proc/{record.pid}/root/run/tmp'))
-        return {str(path) for folder in folders if folder.exists()
-                for path in folder.rglob('*') if not path.is_dir() and
-                not path.relative_to(folder).parts[0].startswith('.')}
+        said = self._storage.read(
+            'find', str(self._site.state / 'cinder' / 'conversion'),
+            '/tmp', '/var/tmp', '-type', 'f', '-not', '-path', '*/.*')
+        return set(said.splitlines())
+
+    @contextlib.contextmanager
+    def _reading(self, volume: Any) -> Iterator[IO[bytes]]:
+        # Past the page cache, which LIO does not write to.
+        child = subprocess.Popen(
+            self._storage.command(['dd', f'if={self.device(volume)}',
+                                   'bs=1M', 'iflag=direct', 'status=none']),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert child.stdout
+        with child.stdout:
+            yield child.stdout
+        if child.wait():
+            raise errors.LabError(f'volume {volume.name} cannot be read')

@@ -30,10 +30,9 @@ import pathlib
 import pkgutil
 import types
 
-#: Those that another one plays as well: a scenario -> its parts.
-PARTS = {'demo': ('volumes', 'copying')}
-#: Scenarios as long as their user wants; ./run tests leaves them out.
-LONG = ('endurance',)
+#: ./run tests leaves these out: the first is as long as its user wants, the
+#: second takes ten minutes, and the demo makes the checks of the third, too.
+LEFT_OUT = ('endurance', 'lifecycle', 'smoke')
 _FOLDER = pathlib.Path(__file__).parent
 
 
@@ -44,8 +43,8 @@ def names() -> list[str]:
 
 
 def whole() -> list[str]:
-    """The names of those that together play everything once."""
-    return sorted(set(names()).difference(LONG, *PARTS.values()))
+    """Name the scenarios that together play everything once."""
+    return sorted(set(names()).difference(LEFT_OUT))
 
 
 def summary(name: str) -> str:

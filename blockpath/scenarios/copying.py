@@ -11,9 +11,10 @@
 #    under the License.
 """Kill cinder-volume while it copies, and see the volume whole again.
 
-Copies are slowed down. The first is killed and undone, the second is left
-alone, and the third is killed and goes on where it was. The page plots how
-much was copied, and how fast, by what Cinder tells and past it.
+Copies are slowed down. Cinder undoes the first two, to Ceph and to another
+volume group, completes the third, to Ceph, and resumes the fourth, back to
+LVM. The page plots the progress and the rate of each copy, as Cinder reports
+them and as the backend shows them.
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from blockpath.observe import copy_follower
 from blockpath.observe import leak_watch
 from blockpath.observe import plots
 from blockpath.observe import volume_content
+from blockpath.scenarios import _guest
 from blockpath.scenarios import volumes
 
 _MIB = 1 << 20
@@ -39,9 +41,8 @@ LENGTH, EVERY = 250, 4
 #: MiB of the volume that are read in a second, of which one in four is
 #: written: Cinder tells of a copy each 5 s.
 RATE = 96
-#: How much of what it is given a backend may take: zeros are left out in
-#: units of 64 KiB.
-SLACK = 1.15
+#: Bytes of the blocks in which Cinder's copier leaves out zeros.
+UNIT = 64 << 10
 #: A copy's first blocks need not wait.
 TOLERANCE = 0.9
 #: How much is copied, at least, when the service is killed.
@@ -50,12 +51,14 @@ SHARE = 0.3
 _CHECKPOINT = ('SELECT value FROM cinder.volume_admin_metadata '
                "WHERE volume_id = %s AND `key` = 'volume_copy_flushed'")
 _GOES_ON = re.compile(r'goes on at offset (\d+)')
-_SERVICE = 'cinder-volume'
-#: Reaches the volumes on iSCSI for it.
+#: Its process that reaches volumes by QEMU's initiator.
 _QEMU = 'qemu-storage-daemon'
+#: The host's initiator makes these for a volume.
+_DEVICES = {'session', 'node record', 'SCSI device', 'multipath map'}
 UNDONE = 'to Ceph, killed'
+UNDONE_QEMU = 'to LVM by QEMU, killed'
 MOVED = 'to Ceph, again'
-RESUMED = 'to iSCSI, killed'
+RESUMED = 'to LVM by the host, killed'
 #: Names the checks after the volume was deleted.
 DELETED = 'copied volume deleted'
 
@@ -67,31 +70,46 @@ def expected() -> list[str]:
 def checks() -> list[str]:
     """Name the checks that :func:`play` makes."""
     return [
-        *_killed_checks(UNDONE),
-        f'{UNDONE}: the volume is where it was',
-        f'{UNDONE}: Cinder has a message for its user',
-        *_whole_checks(UNDONE),
+        *_undone_checks(UNDONE),
+        *_undone_checks(UNDONE_QEMU, _guest.QEMU),
+        f'{UNDONE_QEMU}: no {_QEMU} is left',
         f'{MOVED}: the volume arrives',
-        *_whole_checks(MOVED),
+        *_copied_checks(MOVED),
         f'{MOVED}: Cinder reports its progress',
         f'{MOVED}: the copy keeps to the limit',
-        *_killed_checks(RESUMED),
+        *_killed_checks(RESUMED, _guest.HOST),
         f'{RESUMED}: the migration succeeds after the restart',
         f'{RESUMED}: the copy resumes at its checkpoint',
-        *_whole_checks(RESUMED),
+        *_copied_checks(RESUMED),
         *volumes.nothing_left_checks(DELETED)]
 
 
-def _killed_checks(title: str) -> list[str]:
-    return [f'{title}: the kill leaves its copy and an export',
-            f'{title}: the kill ends QEMU as well']
+def _undone_checks(title: str, initiator: str = '') -> list[str]:
+    return [*_killed_checks(title, initiator),
+            f'{title}: the volume is where it was',
+            f'{title}: Cinder has a message for its user',
+            f'{title}: the volume takes no more room',
+            *_whole_checks(title)]
+
+
+def _killed_checks(title: str, initiator: str = '') -> list[str]:
+    names = [f'{title}: the kill leaves its copy']
+    if initiator:
+        names.append(f'{title}: the kill leaves an export')
+    if initiator == _guest.HOST:
+        names.append(f'{title}: the kill leaves a session and devices')
+    if initiator == _guest.QEMU:
+        names.append(f'{title}: the kill ends QEMU as well')
+    return names
+
+
+def _copied_checks(title: str) -> list[str]:
+    return [f'{title}: blank parts take no room', *_whole_checks(title)]
 
 
 def _whole_checks(title: str) -> list[str]:
     return [f'{title}: its content is the same',
-            f'{title}: blank parts take no room',
-            *volumes.nothing_left_checks(title),
-            f'{title}: no {_QEMU} is left']
+            *volumes.nothing_left_checks(title)]
 
 
 def run(lab: cloud.Lab, report: reports.Report) -> None:
@@ -101,20 +119,23 @@ def run(lab: cloud.Lab, report: reports.Report) -> None:
 
 
 def play(lab: cloud.Lab, report: reports.Report) -> None:
-    """All but the lookout, which is for whoever plays more."""
+    """Make all checks except the lookout's."""
     before = lab.holdings.names()
     temporary = lab.holdings.temporary()
-    slow = {'volume_copy_bps_limit': RATE * _MIB}
+    slow: dict[str, object] = {'volume_copy_bps_limit': RATE * _MIB}
+    options = dict.fromkeys(topology.SCOPES, slow | {
+        volumes.INITIATOR: _guest.QEMU})
+    options[volumes.RBD] = slow | {volumes.INITIATOR: _guest.HOST,
+                                   'volume_copy_resume': True}
     with contextlib.ExitStack() as cleanup:
         with report.step(f'cinder-volume restarted, to copy {RATE} MiB/s'):
             cleanup.enter_context(lab.hosts.configured(
-                _SERVICE, **copy_follower.NOTIFY, **{
-                    topology.FILES: slow,
-                    volumes.RBD: slow | {'volume_copy_resume': True}}))
+                volumes.SERVICE, **copy_follower.NOTIFY, **options))
         act = Act(lab, report, cleanup)
         act.undone(UNDONE, volumes.RBD)
+        act.undone(UNDONE_QEMU, act.other_group(), _guest.QEMU)
         act.move(MOVED, volumes.RBD)
-        act.resumed(RESUMED, topology.FILES)
+        act.resumed(RESUMED, topology.LVM, _guest.HOST)
         act.show()
         with report.step('cinder-volume restarted as it was'):
             cleanup.close()
@@ -122,7 +143,7 @@ def play(lab: cloud.Lab, report: reports.Report) -> None:
 
 
 class Act:
-    """A volume, what it holds, and how its copies went."""
+    """A volume, its content, and the course of its copies."""
 
     def __init__(self, lab: cloud.Lab, report: reports.Report,
                  cleanup: contextlib.ExitStack) -> None:
@@ -139,6 +160,11 @@ class Act:
             lab.holdings.write(self.volume, LENGTH, every=EVERY)
         self.sha256 = lab.holdings.sha256(self.volume)
 
+    def other_group(self) -> str:
+        """Return the backend on LVM that the volume is not on."""
+        [found] = set(topology.SCOPES) - {volume_content.backend(self.volume)}
+        return found
+
     def move(self, title: str, backend: str) -> None:
         """Copy it with nothing in the way."""
         with self.report.step(f'copying {title}'), \
@@ -148,21 +174,26 @@ class Act:
         seconds = time.monotonic() - course.began
         self.report.check(f'{title}: the volume arrives', True,
                           f'{seconds:.1f} s')
-        self._whole(title, backend)
+        self._copied(title, backend)
         self.report.check(f'{title}: Cinder reports its progress',
                           course.told, f'{len(course.told)} times')
         self.report.check(f'{title}: the copy keeps to the limit',
                           seconds >= TOLERANCE * (1 << 10) / RATE,
                           f'{(1 << 10) / seconds:.0f} of {RATE} MiB/s')
 
-    def undone(self, title: str, backend: str) -> None:
-        """Kill the service in mid-copy: it is to undo the migration."""
+    def undone(self, title: str, backend: str, initiator: str = '') -> None:
+        """Kill the service in mid-copy; it must undo the migration.
+
+        :param initiator: by which it reaches the copy, if that is on LVM
+        """
         home = volume_content.backend(self.volume)
+        stored = self.lab.holdings.allocated(self.volume)
+        messages = len(self._messages())
         with self.report.step(f'{title}, and cinder-volume restarted'), \
                 self._copy(title, backend) as (course, growth):
             self._await_share(growth)
-            with self._killed(course):
-                self._left_behind(title, growth)
+            with self._killed(title, course, growth, initiator):
+                pass
             self.volume = self.lab.volumes.wait_for_rest(self.volume,
                                                          reported=True)
             self._await_no_other()
@@ -170,23 +201,37 @@ class Act:
         self.report.check(f'{title}: the volume is where it was',
                           state == 'available, migration error' and
                           volume_content.backend(self.volume) == home, state)
-        told = self.lab.volumes.messages(self.volume)
+        told = self._messages()
         self.report.check(f'{title}: Cinder has a message for its user',
-                          any('restarted' in text for text in told),
-                          '; '.join(told))
+                          len(told) == messages + 1, '; '.join(told))
+        found = self.lab.holdings.allocated(self.volume)
+        self.report.check(f'{title}: the volume takes no more room',
+                          found == stored, f'{found / _MIB:.2f} MiB')
         self._whole(title, home)
+        if initiator == _guest.QEMU:
+            self.report.check(f'{title}: no {_QEMU} is left',
+                              not self._qemu())
 
-    def resumed(self, title: str, backend: str) -> None:
-        """Kill the service in mid-copy: it is to go on where it was."""
-        log = self.lab.site.log / f'{_SERVICE}.log'
+    def _messages(self) -> list[str]:
+        return [text for text in self.lab.volumes.messages(self.volume)
+                if 'restarted' in text]
+
+    def _qemu(self) -> list[int]:
+        return self.lab.hosts.running(topology.STORAGE.name, _QEMU)
+
+    def resumed(self, title: str, backend: str, initiator: str) -> None:
+        """Kill the service in mid-copy; it must resume the migration.
+
+        :param initiator: by which it reaches the copy
+        """
+        log = self.lab.site.log / f'{volumes.SERVICE}.log'
         with self.report.step(f'{title}, and cinder-volume restarted'), \
                 self._copy(title, backend) as (course, growth):
             checkpoint = wait.until(
                 lambda: self._checkpoint(growth.volume),
                 'a checkpoint of the copy', wait.PATIENCE, wait.POLL)
             self._await_share(growth)
-            with self._killed(course):
-                self._left_behind(title, growth)
+            with self._killed(title, course, growth, initiator):
                 length = log.stat().st_size
             self.volume = self.lab.volumes.wait_for_rest(self.volume,
                                                          reported=True)
@@ -208,7 +253,7 @@ class Act:
                           found == [str(checkpoint)], ', '.join(
                               f'at {int(offset) / _MIB:.0f} of 1024 MiB'
                               for offset in found))
-        self._whole(title, backend)
+        self._copied(title, backend)
 
     def _state(self) -> str:
         return (f'{self.volume.status}, migration '
@@ -219,10 +264,7 @@ class Act:
                    f'{SHARE:.0%} of the copy', wait.PATIENCE, 0.05)
 
     def _await_no_other(self) -> None:
-        """Until Cinder knows of no volume but the migrated one."""
-        wait.until(lambda: len(self.others) + 1 == len(list(
-            self.lab.cloud.block_storage.volumes())),
-            'the temporary volume to be deleted', wait.PATIENCE, wait.POLL)
+        volumes.await_count(self.lab, len(self.others) + 1)
 
     def _checkpoint(self, destination: Any) -> int:
         """All below this offset was noted to be there; 0: nothing was."""
@@ -231,23 +273,40 @@ class Act:
             return int((cursor.fetchone() or (0,))[0])
 
     @contextlib.contextmanager
-    def _killed(self, course: copy_follower.Course) -> Iterator[None]:
+    def _killed(self, title: str, course: copy_follower.Course,
+                growth: copy_follower.Growth, initiator: str
+                ) -> Iterator[None]:
+        """Kill the service, and check what that leaves; restart it."""
+        programs = self._qemu()
         course.marks.append((time.monotonic(), 'killed'))
-        with self.lab.hosts.killed(_SERVICE):
+        with self.lab.hosts.killed(volumes.SERVICE):
+            self._left_behind(title, growth, initiator)
+            if initiator == _guest.QEMU:
+                self.report.check(f'{title}: the kill ends QEMU as well',
+                                  programs and not self._qemu(),
+                                  f'{len(programs)} before')
             yield
         course.marks.append((time.monotonic(), 'serves again'))
 
-    def _left_behind(self, title: str, growth: copy_follower.Growth) -> None:
-        """What there is to clean up while the service is dead."""
+    def _left_behind(self, title: str, growth: copy_follower.Growth,
+                     initiator: str) -> None:
+        """Check what the service must clean up when it starts again."""
         name = (f'{volume_content.backend(growth.volume)}/'
                 f'{volume_content.stored_name(growth.volume)}')
-        self.report.check(
-            f'{title}: the kill leaves its copy and an export',
-            name in self.lab.holdings.names() and
-            self.lab.storage.luns(topology.STORAGE.name),
-            f'{growth.stored / _MIB:.0f} of {LENGTH} MiB copied')
-        self.report.check(f'{title}: the kill ends QEMU as well',
-                          not self.lab.hosts.running(_QEMU))
+        self.report.check(f'{title}: the kill leaves its copy',
+                          name in self.lab.holdings.names(),
+                          f'{growth.stored / _MIB:.0f} of {LENGTH} MiB '
+                          'copied')
+        if initiator:
+            self.report.check(
+                f'{title}: the kill leaves an export',
+                self.lab.volumes.mapping(growth.volume,
+                                         topology.STORAGE.name))
+        if initiator == _guest.HOST:
+            found = self.lab.hosts.leftovers(topology.STORAGE.name)
+            self.report.check(
+                f'{title}: the kill leaves a session and devices',
+                found.keys() == _DEVICES, str(found))
 
     @contextlib.contextmanager
     def _copy(self, title: str, backend: str
@@ -264,19 +323,20 @@ class Act:
                        self.listener.words(self.volume, course.began)]
         self.courses.append(course)
 
+    def _copied(self, title: str, backend: str) -> None:
+        volumes.check_room(
+            self.lab, self.report, title, self.volume,
+            volume_content.pattern(self.volume.size << 30, LENGTH,
+                                   every=EVERY), UNIT)
+        self._whole(title, backend)
+
     def _whole(self, title: str, backend: str) -> None:
         found = self.lab.holdings.sha256(self.volume)
         self.report.check(f'{title}: its content is the same',
                           found == self.sha256, f'SHA-256 {found[:16]}...')
-        allocated = self.lab.holdings.allocated(self.volume) / _MIB
-        self.report.check(f'{title}: blank parts take no room',
-                          allocated <= SLACK * LENGTH,
-                          f'{allocated:.0f} MiB')
         name = f'{backend}/{volume_content.stored_name(self.volume)}'
         volumes.nothing_left(self.lab, self.report, title,
                              self.others | {name}, self.temporary)
-        self.report.check(f'{title}: no {_QEMU} is left',
-                          not self.lab.hosts.running(_QEMU))
 
     def show(self) -> None:
         """Put the copies on the page."""

@@ -11,8 +11,8 @@
 #    under the License.
 """Move a writing guest back and forth, as often as wanted.
 
-Emulators and initiators are given time to go wrong: the guest must neither
-lose a record nor boot again.
+Emulators, kernels and multipath are given time to go wrong: the guest must
+neither lose a record nor boot again.
 """
 
 import contextlib
@@ -21,43 +21,45 @@ import click
 
 from blockpath.cloud import cloud
 from blockpath.console import report as reports
-from blockpath.scenarios import demo
+from blockpath.scenarios import _guest
 
+REST = 10.0
 OPTIONS = (
     click.Option(['--moves'], default=20, show_default=True,
                  type=click.IntRange(1), help='Live migrations.'),
+    click.Option(['--initiator'], default=_guest.HOST, show_default=True,
+                 type=click.Choice([_guest.HOST, _guest.QEMU]),
+                 help='By which both hosts reach the volumes.'),
 )
 
 
-def plan(moves: int) -> list[demo.Attempt]:
-    """Return that many moves, there and back."""
-    return [demo.Attempt(f'move {number}', 'cmp2' if number % 2 else 'cmp1')
-            for number in range(1, moves + 1)]
+def expected(moves: int, initiator: str) -> list[str]:
+    return [*(f'move {number}' for number in range(1, moves + 1)),
+            *_guest.place_checks('after the last move',
+                                 _destination(moves)), *_guest.end_checks()]
 
 
-def _check_name(move: demo.Attempt) -> str:
-    return f'{move.title}: the guest moves to {move.destination}'
+def _destination(number: int) -> str:
+    return _guest.other(_guest.FIRST) if number % 2 else _guest.FIRST
 
 
-def expected(moves: int) -> list[str]:
-    return [*demo.place_checks(demo.BEFORE, demo.FIRST),
-            *map(_check_name, plan(moves)), *demo.END]
-
-
-def run(lab: cloud.Lab, report: reports.Report, moves: int) -> None:
+def run(lab: cloud.Lab, report: reports.Report, moves: int,
+        initiator: str) -> None:
     with contextlib.ExitStack() as cleanup:
-        act = demo.Act(lab, report, cleanup)
-        act.rest()
+        cleanup.callback(lab.hosts.set_initiators,
+                         dict.fromkeys(lab.hosts.names, _guest.HOST))
+        lab.hosts.set_initiators(dict.fromkeys(lab.hosts.names, initiator))
+        guest = _guest.Guest(lab, report, cleanup, 'endurance', initiator)
+        guest.rest(REST)
         try:
-            for move in plan(moves):
-                migration, stall = act.attempt(move)
-                report.check(_check_name(move), migration.completed,
+            for number in range(1, moves + 1):
+                migration, stall = guest.migrate(f'move {number}',
+                                                 _destination(number))
+                report.check(f'move {number}', migration.completed,
                              f'{migration.seconds:.1f} s, writes stalled '
                              f'{stall.seconds * 1000:.0f} ms')
-                if migration.completed:
-                    act.host = move.destination
-            act.end()
+            guest.check_place('after the last move')
+            guest.end()
         finally:
-            act.show()
-        act.detach()
-    demo.check_nothing_left(lab, report, act)
+            guest.show()
+    guest.check_gone()

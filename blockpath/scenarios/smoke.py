@@ -26,7 +26,7 @@ EXPECTED = (
     'neither volume is left mapped',
     'no secret is left',
     'no domain is left',
-    'no SCSI device ever',
+    'no initiator has left anything',
 )
 
 
@@ -47,21 +47,21 @@ def run(lab: cloud.Lab, report: reports.Report) -> None:
         host = lab.servers.host_of(server)
         with report.step('the other attached'):
             lab.servers.attach(server, data)
-        luns = [lab.volumes.lun(volume, host) for volume in (root, data)]
+        found = [lab.volumes.mapping(volume, host) for volume in (root, data)]
         report.check('both volumes are mapped to the server\'s host',
-                     all(luns))
-        report.check('both have different LUNs', luns[0] != luns[1])
+                     all(found))
+        report.check('both have different LUNs', found[0] != found[1])
         # Nobody asks the guest to find the disk and to write.
         with report.step('the guest has written to it'):
-            wait.until(lambda: lab.holdings.file(data).stat().st_blocks,
+            wait.until(lambda: lab.holdings.allocated(data),
                        'the guest to write', wait.PATIENCE, wait.POLL)
         with report.step('the other detached'):
             lab.servers.detach(server, data)
         report.check('the detached volume is mapped nowhere', not any(
-            lab.volumes.lun(data, name) for name in lab.hosts.names))
+            lab.volumes.mapping(data, name) for name in lab.hosts.names))
     ours = {root.id, data.id}
     report.check('neither volume is left mapped', not any(
-        lab.volumes.lun(volume, name) for volume in (root, data)
+        lab.volumes.mapping(volume, name) for volume in (root, data)
         for name in lab.hosts.names))
     report.check('no secret is left', not any(
         secret.usageID() in ours for name in lab.hosts.names
@@ -69,4 +69,5 @@ def run(lab: cloud.Lab, report: reports.Report) -> None:
     report.check('no domain is left', not any(
         domain.UUIDString() == server.id for name in lab.hosts.names
         for domain in lab.hosts.hypervisor(name).listAllDomains()))
-    report.check('no SCSI device ever', not lab.hosts.scsi_devices())
+    report.check('no initiator has left anything', not any(
+        lab.hosts.leftovers(name) for name in lab.hosts.names))

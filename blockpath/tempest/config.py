@@ -41,8 +41,8 @@ OPTS = [
         help='The type of volumes on Ceph.'),
     cfg.StrOpt(
         'dead_portal_volume_type',
-        help='The type of volumes that are told with a portal at which '
-             'nobody answers, and one that works.'),
+        help='The type of volumes for which Cinder returns a portal that '
+             'never answers, and one that works.'),
     cfg.IntOpt(
         'dead_portal_seconds', default=120, min=1,
         help='How long attaching a volume may take that has a dead portal.'),

@@ -12,6 +12,8 @@
 """What tempest needs of a lab that others do not, and its configuration."""
 
 import base64
+from collections.abc import Iterator
+import contextlib
 import pathlib
 from typing import Any
 
@@ -31,7 +33,12 @@ IMAGE = 'logins'
 OTHER_FLAVOR = 'small'
 MULTIATTACH = 'multiattach'
 #: The backends between which volumes move.
-BACKENDS = (topology.FILES, 'rbd')
+BACKENDS = (topology.LVM, 'rbd')
+#: The backend, and the volume type, of volumes with a dead portal.
+DEAD_PORTAL = topology.LVM_BY_VOLUME
+#: Bytes a second. A copy of 1 GiB takes 11 s, in which a command can kill the
+#: service.
+_COPY_RATE = 96 << 20
 _SECRET = '''<secret ephemeral='no' private='yes'>
   <uuid>{uuid}</uuid>
   <usage type='ceph'><name>client.{user} secret</name></usage>
@@ -49,7 +56,7 @@ def prepare(lab: cloud.Lab, say: tiny.Say) -> pathlib.Path:
     lab.daemons.start_extras()
     for host in lab.hosts.names:
         add_ceph_key(lab, host)
-    add_volume_types(lab)
+    add_multiattach_type(lab)
     folder = lab.site.etc / 'tempest'
     folder.mkdir(mode=0o700, exist_ok=True)
     passwords = credentials.Passwords.load(lab.site.state / 'passwords.json')
@@ -58,10 +65,28 @@ def prepare(lab: cloud.Lab, say: tiny.Say) -> pathlib.Path:
         image=image(lab, say), flavors=(flavor(lab, seed.FLAVOR, 128),
                                         flavor(lab, OTHER_FLAVOR, 192)),
         computes=len(lab.hosts.names), backends=BACKENDS,
-        multiattach=MULTIATTACH, dead_portal=topology.DEAD_PORTAL,
+        multiattach=MULTIATTACH, dead_portal=DEAD_PORTAL,
         blockpath=lab.site.bin('blockpath'))
     credentials.write_private(folder / 'tempest.conf', text)
     return folder
+
+
+@contextlib.contextmanager
+def configured(lab: cloud.Lab, initiator: str) -> Iterator[None]:
+    """Configure the hosts for the tests until the block ends.
+
+    :param initiator: of both compute hosts, ``host`` or ``qemu``
+    """
+    with lab.storage.added_dead_portal() as dead:
+        sections: dict[str, dict[str, object]] = {
+            # Not of all backends: with a limit qemu-img copies nothing.
+            BACKENDS[0]: {'volume_copy_bps_limit': _COPY_RATE},
+            DEAD_PORTAL: {
+                'target_ip_address': dead,
+                'target_secondary_ip_addresses': topology.STORAGE.second}}
+        with (lab.hosts.configured('cinder-volume', **sections),
+              lab.hosts.using_initiator(initiator)):
+            yield
 
 
 def add_ceph_key(lab: cloud.Lab, host: str) -> None:
@@ -76,15 +101,12 @@ def add_ceph_key(lab: cloud.Lab, host: str) -> None:
     secret.setValue(base64.b64decode(cluster.key()))
 
 
-def add_volume_types(lab: cloud.Lab) -> None:
-    """Types of volumes that several servers may have, and of odd ones."""
+def add_multiattach_type(lab: cloud.Lab) -> None:
+    """Add a type of volumes that several servers may have at once."""
     storage = lab.cloud.block_storage
-    backend = {'volume_backend_name': topology.FILES}
-    for name, more in ((MULTIATTACH, {'multiattach': '<is> True'}),
-                       (topology.DEAD_PORTAL, {})):
-        if storage.find_type(name) is None:
-            storage.create_type(name=name, is_public=True,
-                                extra_specs=backend | more)
+    if storage.find_type(MULTIATTACH) is None:
+        storage.create_type(name=MULTIATTACH, is_public=True, extra_specs={
+            'volume_backend_name': topology.LVM, 'multiattach': '<is> True'})
 
 
 def flavor(lab: cloud.Lab, name: str, ram: int) -> str:

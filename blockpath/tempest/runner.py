@@ -26,7 +26,6 @@ from testtools.testresult import real
 from blockpath.cloud import cloud
 from blockpath.console import suite
 from blockpath.machine import errors
-from blockpath.machine import topology
 from blockpath import paths
 from blockpath.tempest import environment
 
@@ -118,6 +117,9 @@ def run(lab: cloud.Lab, folder: pathlib.Path, regex: str | None,
         console: rich.console.Console) -> Results:
     """Run tests; their logs are in :data:`FOLDER`.
 
+    Must be called in the control host's network namespace. tempest has this
+    machine's files, as its commands that kill and start services need them.
+
     :param folder: tempest.conf's
     :param regex: else what the lists say
     :raises LabError: there was nothing to run, or stestr failed
@@ -127,7 +129,7 @@ def run(lab: cloud.Lab, folder: pathlib.Path, regex: str | None,
     choice = [regex] if regex else [
         '--include-list', str(INCLUDED), '--exclude-list', str(EXCLUDED)]
     env = lab.daemons.env(TEMPEST_CONFIG_DIR=str(folder),
-                          HOME=str(folder))
+                          HOME=str(folder), TMPDIR=str(folder))
     argv = [str(environment.python()), '-W', 'ignore', '-m', 'stestr',
             '--top-dir', str(site),
             '--test-path', str(site / 'tempest' / 'test_discover'),
@@ -139,8 +141,7 @@ def run(lab: cloud.Lab, folder: pathlib.Path, regex: str | None,
     results.startTestRun()
     (FOLDER / 'results').mkdir(exist_ok=True)
     with (FOLDER / 'stderr.log').open('w') as stderr, suite.Child(
-            [*lab.daemons.enter(topology.CONTROL.name), *argv], folder, env,
-            subprocess.PIPE, stderr) as process:
+            argv, folder, env, subprocess.PIPE, stderr) as process:
         subunit.ByteStreamToStreamResult(
             process.stdout, non_subunit_name='output').run(results)
         code = process.wait()
@@ -161,10 +162,6 @@ def unexpected(skipped: Iterable[str]) -> list[str]:
             if not any(each.search(name) for each in known)]
 
 
-#: Slow enough that a copy of some 100 MiB can be interrupted.
-_COPIES = {'volume_copy_bps_limit': 96 << 20}
-
-
 def perform(lab: cloud.Lab, folder: pathlib.Path, regex: str | None) -> None:
     """Run tests and say what came of it.
 
@@ -172,8 +169,7 @@ def perform(lab: cloud.Lab, folder: pathlib.Path, regex: str | None) -> None:
     """
     console = rich.console.Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
-    with lab.hosts.configured('cinder-volume', DEFAULT=_COPIES):
-        results = run(lab, folder, regex, console)
+    results = run(lab, folder, regex, console)
     console.print(f'{results.counts} in {time.monotonic() - began:.0f} s',
                   markup=False)
     if results.failed:

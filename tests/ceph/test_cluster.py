@@ -11,6 +11,7 @@
 #    under the License.
 """A Ceph of our own, from nothing to nothing."""
 
+import hashlib
 import os
 import pathlib
 import socket
@@ -92,28 +93,32 @@ class TestCluster(testtools.TestCase):
             self.assertFalse([key for key in keys if key in said])
 
     def test_holdings(self) -> None:
-        """A volume holds and takes the same, on files and on Ceph."""
+        """A volume on Ceph takes a pattern, and is read as it was written."""
         site = topology.Site(self.folder / 'lab', self.folder / 'cache')
-        site.volumes.mkdir(parents=True)
+        written = self.folder.with_name('written')
+        with open(written, 'wb') as file:
+            file.truncate(1 << 30)
+            for offset, data in volume_content.pattern(1 << 30, mib=8):
+                file.seek(offset)
+                file.write(data)
+        with open(written, 'rb') as file:
+            digest = hashlib.file_digest(file, 'sha256').hexdigest()
         with ceph.Cluster(site.ceph, pools=list(topology.POOLS.values()),
                           size=8 << 30) as cluster:
-            held = volume_content.Holdings(site, cluster)
-            on_files, on_ceph = (types.SimpleNamespace(
-                id=name, name=name, size=1, migration_id=None,
-                host=f'storage@{name}#{name}') for name in ('files', 'rbd2'))
-            held.file(on_files).touch()
-            os.truncate(held.file(on_files), 1 << 30)
-            cluster.rbd('create', held.image(on_ceph), '--size', '1G')
-            self.assertEqual(0, held.allocated(on_ceph))
-            for volume in (on_files, on_ceph):
-                held.write(volume, mib=8)
-            self.assertEqual(held.sha256(on_files), held.sha256(on_ceph))
-            for volume in (on_files, on_ceph):
-                # What is in it, and the rest of each object.
-                self.assertTrue(
-                    9 << 20 < held.allocated(volume) < 33 << 20, volume.name)
-            self.assertEqual({'files/volume-files', 'rbd2/volume-rbd2'},
-                             held.names())
+            # No volume of this test is on the storage host.
+            storage = types.SimpleNamespace(read=lambda *argv: '')
+            held = volume_content.Holdings(
+                site, cluster, storage, '')  # type: ignore[arg-type]
+            volume = types.SimpleNamespace(
+                id='rbd2', name='rbd2', size=1, migration_id=None,
+                host='storage@rbd2#rbd2')
+            cluster.rbd('create', held.image(volume), '--size', '1G')
+            self.assertEqual(0, held.allocated(volume))
+            held.write(volume, mib=8)
+            self.assertEqual(digest, held.sha256(volume))
+            # What is in it, and the rest of each object.
+            self.assertTrue(9 << 20 < held.allocated(volume) < 33 << 20)
+            self.assertEqual({'rbd2/volume-rbd2'}, held.names())
             with testtools.ExpectedException(errors.LabError,
                                              '.*failed: .*No such file.*'):
                 held.sha256(types.SimpleNamespace(

@@ -40,7 +40,7 @@ class TestDeadPortal(base.PathTest):
                         CONF.blockpath.dead_portal_seconds)
         [connection] = self.connections(volume)
         self.assertGreater(len(connection.get('target_portals', ())), 1,
-                           'Cinder told one portal only')
+                           'Cinder returned one portal only')
         disk.fill(DATA)
         digest = disk.digest()
         self.detach(server, volume)

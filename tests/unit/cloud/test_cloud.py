@@ -31,10 +31,12 @@ class TestLab(lab_base.LabTest):
         self.assertIn('blockpath lab up', str(error))
 
     def test_up(self) -> None:
-        config_files.Renderer(self.site, credentials.Passwords()).all()
+        passwords = credentials.Passwords()
+        config_files.Renderer(self.site, passwords).all()
+        passwords.save(self.site.state / 'passwords.json')
         processes.Records(self.site.run, self.site.log).record(
             'anchor-control', os.getpid())
-        lifecycle.mark_up(self.site, virt_type='qemu')
+        lifecycle.mark_up(self.site)
         with mock.patch.object(socket.socket, 'connect',
                                side_effect=AssertionError) as connect:
             lab = cloud.Lab(self.site)

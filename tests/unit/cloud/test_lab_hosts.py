@@ -67,19 +67,22 @@ class TestKilled(lab_base.LabTest):
 
 class TestRunning(lab_base.LabTest):
 
-    def test_by_the_program_and_of_the_lab_only(self) -> None:
-        children = [subprocess.Popen(
-            ['sleep', '60'], executable='/usr/bin/sleep') for _ in 'ab']
-        for child in children:
-            self.addCleanup(child.wait)
-            self.addCleanup(child.kill)
-        gone = subprocess.Popen(['true'])
-        gone.wait()
-        fake = types.SimpleNamespace(processes=lambda: {
-            children[0].pid: 'storage', os.getpid(): 'storage',
-            gone.pid: 'storage'})
-        wait.until(lambda: lab_hosts.Hosts.running(
-            fake, 'sleep') == [children[0].pid],  # type: ignore[arg-type]
-            'the program to run', 10)
-        self.assertEqual([], lab_hosts.Hosts.running(
-            fake, 'leep'))  # type: ignore[arg-type]
+    def running(self, program: str) -> list[int]:
+        shell = types.SimpleNamespace(run=lambda argv: subprocess.run(
+            argv, capture_output=True, text=True))
+        fake = types.SimpleNamespace(shell=lambda host: shell)
+        return lab_hosts.Hosts.running(
+            fake, 'storage', program)  # type: ignore[arg-type]
+
+    def test_by_the_name_of_the_program(self) -> None:
+        # The kernel cuts this name.
+        name = f'{os.getpid()}-a-program-of-a-test'
+        path = self.folder / name
+        path.symlink_to('/usr/bin/sleep')
+        self.assertEqual([], self.running(name))
+        child = subprocess.Popen([path, '60'])
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        wait.until(lambda: child.pid in self.running(name),
+                   'the program to run', 10)
+        self.assertEqual([], self.running(name[1:]))

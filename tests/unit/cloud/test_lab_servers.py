@@ -55,16 +55,17 @@ class KeptLogsTest(lab_base.LabTest):
     def test_they_outlive_the_server(self) -> None:
         self.write('cmp1', 'nova/instances/one/console.log', 'left here')
         self.write('cmp2', 'nova/instances/one/console.log', 'hung here')
-        self.write('cmp2', 'libvirt-log/qemu/instance-1.log', 'shut down')
+        qemu = self.site.log / 'cmp2' / 'libvirt' / 'qemu' / 'instance-1.log'
+        qemu.parent.mkdir(parents=True)
+        qemu.write_text('shut down')
         server = types.SimpleNamespace(id='one', name='demo')
         self.servers.delete(server)
         self.assertEqual(
-            {'guest-one-cmp1.log': 'left here',
-             'guest-one-cmp2.log': 'hung here',
-             'qemu-instance-1-cmp2.log': 'shut down'},
-            {path.name: path.read_text() for path in self.servers.logs})
-        self.assertEqual({self.site.log},
-                         {path.parent for path in self.servers.logs})
+            {'cmp1/console-one.log': 'left here',
+             'cmp2/console-one.log': 'hung here',
+             'cmp2/libvirt/qemu/instance-1.log': 'shut down'},
+            {str(path.relative_to(self.site.log)): path.read_text()
+             for path in self.servers.logs})
 
     def test_a_guest_that_panicked(self) -> None:
         server = types.SimpleNamespace(id='one', name='demo')

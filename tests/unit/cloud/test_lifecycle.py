@@ -15,6 +15,7 @@ import os
 import socket
 import subprocess
 import sys
+from unittest import mock
 
 from blockpath.cloud import lifecycle
 from blockpath.machine import errors
@@ -70,7 +71,7 @@ class TestState(lab_base.LabTest):
         self.site.run.mkdir()
         process = self.start()
         self.assertIs(lifecycle.State.REMAINS, lifecycle.find(self.site))
-        lifecycle.mark_up(self.site, virt_type='qemu')
+        lifecycle.mark_up(self.site)
         self.assertIs(lifecycle.State.UP, lifecycle.find(self.site))
         # As after the machine was restarted.
         processes.end(process, 0)
@@ -86,6 +87,27 @@ class TestState(lab_base.LabTest):
                          sorted(os.listdir(self.site.state)))
         self.assertEqual('said',
                          (self.site.log / 'thing.log').read_text())
+
+    def test_clear_removes_sockets(self) -> None:
+        """Else ssh would use the connection to a host that has gone."""
+        sockets = self.folder / 'sockets'
+        (sockets / 'uml' / 'cmp1').mkdir(parents=True)
+        with socket.socket(socket.AF_UNIX) as kept:
+            kept.bind(str(sockets / 'cmp1'))
+        with mock.patch.object(topology.Site, 'sockets', sockets):
+            lifecycle.clear(self.site)
+            self.assertFalse(sockets.exists())
+            # There are none when a start has failed early.
+            lifecycle.clear(self.site)
+
+    def test_clear_keeps_consoles_of_guests(self) -> None:
+        console = self.site.host('cmp2') / 'nova/instances/one/console.log'
+        console.parent.mkdir(parents=True)
+        console.write_text('last words')
+        lifecycle.clear(self.site)
+        self.assertEqual(
+            'last words',
+            (self.site.log / 'cmp2/console-one.log').read_text())
 
     def test_clear_spares_who_got_the_number(self) -> None:
         process = self.start()
@@ -103,38 +125,26 @@ class TestNamespaces(lab_base.LabTest):
         super().setUp()
         lab_base.need_namespaces(self)
         self.addCleanup(lifecycle.clear, self.site)
-        before = socket.if_nameindex()
         namespaces.create(self.site)
-        # Nothing of it is to be seen from outside.
-        self.assertEqual(before, socket.if_nameindex())
-
-    def test_hosts_reach_each_other(self) -> None:
-        def listen() -> socket.socket:
-            return socket.create_server((topology.COMPUTES[0].portal_address,
-                                         topology.ISCSI_PORT))
-
-        def connect(address: str) -> None:
-            socket.create_connection((address, topology.ISCSI_PORT),
-                                     timeout=5).close()
-
-        storage = self.site.netns(topology.STORAGE.name)
-        with namespaces.run_in(storage, listen):
-            for host in (*topology.COMPUTES, topology.CONTROL):
-                namespaces.run_in(self.site.netns(host.name), connect,
-                                  topology.COMPUTES[0].portal_address)
 
     def test_cleared_with_who_lives_there(self) -> None:
-        name = self.site.netns('cmp1')
-        child = subprocess.Popen(
-            ['nsenter', f'--net={namespaces.path(name)}', 'sleep', '60'])
-        self.addCleanup(child.kill)
-        while child.pid not in namespaces.members([name]):
-            self.assertIsNone(child.poll())
+        """The kernels of hosts live in the switch."""
+        children = []
+        for host in (topology.CONTROL.name, topology.SWITCH):
+            name = self.site.netns(host)
+            child = subprocess.Popen(
+                ['nsenter', f'--net={namespaces.path(name)}', 'sleep', '60'])
+            self.addCleanup(child.wait)
+            self.addCleanup(child.kill)
+            while child.pid not in namespaces.members([name]):
+                self.assertIsNone(child.poll())
+            children.append(child)
         lifecycle.clear(self.site)
         self.assertEqual([], namespaces.existing(self.site))
-        self.assertIsNone(processes.start_ticks(child.pid))
+        for child in children:
+            self.assertIsNone(processes.start_ticks(child.pid))
 
-    def test_no_such_namespace(self) -> None:
-        error = self.assertRaises(errors.LabError, namespaces.run_in,
-                                  'bp-none', lambda: None)
-        self.assertIn('blockpath lab up', str(error))
+    def test_found_by_its_namespaces(self) -> None:
+        for entry in (self.site.run, self.site.etc):
+            entry.rmdir()
+        self.assertIs(lifecycle.State.REMAINS, lifecycle.find(self.site))

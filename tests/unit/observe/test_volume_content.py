@@ -19,6 +19,7 @@ import contextlib
 import io
 import itertools
 import json
+import pathlib
 import types
 
 from blockpath.daemons import ceph
@@ -63,6 +64,20 @@ class TestPattern(lab_base.LabTest):
             self.assertRaises(ValueError, list,
                               volume_content.pattern(SIZE, *arguments))
 
+    def test_filled_parts(self) -> None:
+        extents = [(0, b'x'), (100, bytes(50)), (2047, b'xy'),
+                   (4096 + 512, b'x' * 512)]
+        # Chunks of 1024 bytes are allocated whole.
+        self.assertEqual({0, 1, 2, 4},
+                         set(volume_content.fill(extents, 64, 1024)))
+        # An object of 4096 bytes ends with its last unit.
+        for unit, sizes in ((64, (2112, 1024)), (2048, (4096, 2048))):
+            self.assertEqual(dict(enumerate(sizes)),
+                             volume_content.fill(extents, unit, 4096))
+        # Units may be larger than the parts.
+        self.assertEqual({0, 1, 2, 3, 4, 5},
+                         set(volume_content.fill(extents, 2048, 1024)))
+
     def test_diff(self) -> None:
         out = io.BytesIO()
         volume_content.write_diff([(1, b'ab'), (258, b'c')], 512, out)
@@ -80,12 +95,29 @@ class ShortCluster:
         yield io.BytesIO(b'all that there is')
 
 
+class LocalStorage:
+    """The storage host: its device is a file here.
+
+    :ivar device: of each volume
+    """
+
+    def __init__(self, device: pathlib.Path) -> None:
+        self.device = device
+
+    def command(self, argv: list[str]) -> list[str]:
+        # A file system may not have O_DIRECT.
+        return [f'if={self.device}' if word.startswith('if=') else word
+                for word in argv if word != 'iflag=direct']
+
+
 class TestDigest(lab_base.LabTest):
 
     def setUp(self) -> None:
         super().setUp()
+        self.device = self.folder / 'device'
         self.holdings = volume_content.Holdings(
-            self.site, ShortCluster())  # type: ignore[arg-type]
+            self.site, ShortCluster(),  # type: ignore[arg-type]
+            LocalStorage(self.device), '')  # type: ignore[arg-type]
 
     def assert_too_short(self, moved: object) -> None:
         error = self.assertRaises(errors.LabError, self.holdings.sha256,
@@ -95,21 +127,32 @@ class TestDigest(lab_base.LabTest):
     def test_export_that_is_too_short(self) -> None:
         self.assert_too_short(volume('storage@rbd#rbd'))
 
-    def test_file_that_is_too_short(self) -> None:
-        short = volume('storage@files#files')
-        self.site.volumes.mkdir()
-        self.holdings.file(short).write_bytes(b'all that there is')
-        self.assert_too_short(short)
+    def test_device_that_is_too_short(self) -> None:
+        self.device.write_bytes(b'all that there is')
+        self.assert_too_short(volume('storage@lvm#lvm'))
+
+    def test_device_that_cannot_be_read(self) -> None:
+        error = self.assertRaises(errors.LabError, self.holdings.sha256,
+                                  volume('storage@lvm#lvm'))
+        self.assertEqual('volume one cannot be read', str(error))
 
     def test_all_is_digested(self) -> None:
-        full = volume('storage@files#files')
-        self.site.volumes.mkdir()
-        with open(self.holdings.file(full), 'wb') as file:
+        with open(self.device, 'wb') as file:
             file.truncate(SIZE)
         # Of a GiB of zeros.
         self.assertEqual('49bc20df15e412a64472421e13fe86ff'
                          '1c5165e18b2afccf160d4dc19fe68a14',
-                         self.holdings.sha256(full))
+                         self.holdings.sha256(volume('storage@lvm#lvm')))
+
+
+class FakeStorage:
+    """Answers as lvs and dmsetup do."""
+
+    said = {'/dev/lvm/volume-one': '0 2097152 thin 256 2097151\n',
+            'lvm': '  131072\n'}
+
+    def read(self, *argv: str) -> str:
+        return self.said[argv[-1]]
 
 
 class TestPlaces(lab_base.LabTest):
@@ -117,12 +160,13 @@ class TestPlaces(lab_base.LabTest):
     def setUp(self) -> None:
         super().setUp()
         self.holdings = volume_content.Holdings(
-            self.site, ceph.Cluster(self.site.ceph, port=5000))
+            self.site, ceph.Cluster(self.site.ceph, port=5000),
+            FakeStorage(), '')  # type: ignore[arg-type]
 
     def test_backend(self) -> None:
         self.assertEqual('rbd2', volume_content.backend(
             volume('storage@rbd2#rbd2')))
-        for host in ('storage', 'storage@lvm#lvm', None):
+        for host in ('storage', 'storage@files#files', None):
             error = self.assertRaises(errors.LabError, volume_content.backend,
                                       volume(host))  # type: ignore[arg-type]
             self.assertIn('on no backend', str(error))
@@ -130,7 +174,8 @@ class TestPlaces(lab_base.LabTest):
     def test_a_migrated_volume_keeps_its_new_name(self) -> None:
         moved = volume('storage@rbd#rbd', migration_id='two')
         self.assertEqual('volumes/volume-two', self.holdings.image(moved))
-        self.assertEqual('volume-two', self.holdings.file(moved).name)
+        self.assertEqual('/dev/lvm/volume-two', self.holdings.device(
+            volume('storage@lvm#lvm', migration_id='two')))
 
     def test_allocation(self) -> None:
         for exists, missing in (('true', 'false'), (True, False)):
@@ -139,10 +184,37 @@ class TestPlaces(lab_base.LabTest):
                 {'offset': 2, 'length': 9, 'exists': missing},
                 {'offset': 11, 'length': 3, 'exists': exists}])))
 
-    def test_temporary_files_are_no_caches(self) -> None:
-        folder = self.site.state / 'cinder' / 'conversion'
-        for path in ('.cache/kept', 'deep/image'):
-            (folder / path).parent.mkdir(parents=True)
-            (folder / path).touch()
-        self.assertEqual({str(folder / 'deep/image')},
-                         self.holdings.temporary())
+
+class TestRoom(lab_base.LabTest):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.holdings = volume_content.Holdings(
+            self.site, ceph.Cluster(self.site.ceph, port=5000),
+            FakeStorage(), '')  # type: ignore[arg-type]
+
+    def room(self, backend: str, unit: int, every: int) -> float:
+        """Return MiB that a copy of 64 MiB may take."""
+        return self.holdings.room(
+            volume(f'storage@{backend}#{backend}'),
+            volume_content.pattern(SIZE, 64, every=every), unit) / (1 << 20)
+
+    def test_allocated(self) -> None:
+        self.assertEqual(256 * 512, self.holdings.allocated(
+            volume('storage@lvm#lvm')))
+
+    def test_whole_chunks_of_lvm(self) -> None:
+        # Chunks of 128 KiB: the first, two at 4 MiB, one for the bytes that
+        # the data is out of line, and the last.
+        self.assertEqual(64 + 5 / 8, self.room('lvm', 64 << 10, every=1))
+        self.assertEqual(64 * 9 / 8 + 4 / 8,
+                         self.room('lvm', 64 << 10, every=2))
+        # A block of 1 MiB is written if any of its bytes is.
+        self.assertEqual(64 + 5, self.room('lvm', 1 << 20, every=1))
+
+    def test_objects_of_ceph_end_with_their_last_unit(self) -> None:
+        # The first and the last object, and the beginning of the second.
+        self.assertEqual(64 + 4 + 4 + 2 / 16,
+                         self.room('rbd', 64 << 10, every=1))
+        self.assertEqual(64 * 17 / 16 + 4 + 4 + 1 / 16,
+                         self.room('rbd', 64 << 10, every=4))

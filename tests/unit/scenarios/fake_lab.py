@@ -9,12 +9,20 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Models of the lab for scenarios: one of Nova's side, one of Cinder's."""
+"""A model of the lab's hosts and servers, for scenarios.
+
+Servers, volumes and secrets are the same objects to openstacksdk, to libvirt
+and to the tests. Each host has one target for all volumes, as with Cinder's
+``target_scope = host``; a volume of another scope has a target of its own.
+"""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import pathlib
+import subprocess
 import threading
 import time
 import types
@@ -22,20 +30,22 @@ from typing import Any
 import uuid
 
 from blockpath.cloud import lab_servers
-from blockpath.machine import errors
 from blockpath.machine import topology
-from blockpath.observe import volume_content
+from blockpath.observe import write_ring
+from blockpath.observe import write_watcher
 from tests.unit.observe import fake_writer
 
 HOSTS = ('cmp1', 'cmp2')
+HUNG_PORTALS = ['10.77.0.1:3260', '10.78.0.1:3260']
+HOST, QEMU = 'host', 'qemu'
 #: Slots of the guest's ring: what it writes in five seconds.
 SLOTS = 1024
-_DISK = '''
+_IQN = 'iqn.2010-10.org.openstack:'
+_BY_QEMU = '''
 <disk type="network" device="disk">
  <driver name="qemu" type="raw" cache="none"/>
- <source protocol="iscsi" name="iqn.2010-10.org.openstack:{iqn}/{lun}"
-         index="1">
-  <host name="{address}" port="3260"/>
+ <source protocol="iscsi" name="{iqn}/{lun}" index="1">
+  <host name="10.77.0.20" port="3260"/>
   <auth username="chap-{host}">
    <secret type="iscsi" uuid="{secret}"/>
   </auth>
@@ -45,17 +55,46 @@ _DISK = '''
  <serial>{volume}</serial>
  <alias name="virtio-disk1"/>
 </disk>'''
+_BY_HOST = '''
+<disk type="block" device="disk">
+ <driver name="qemu" type="raw" cache="none"/>
+ <source dev="/dev/disk/by-id/dm-uuid-mpath-{secret}" index="1"/>
+ <backingStore/>
+ <target dev="vdb" bus="virtio"/>
+ <serial>{volume}</serial>
+ <alias name="virtio-disk1"/>
+</disk>'''
 
 
 @dataclasses.dataclass
 class Volume:
-    """A volume, as openstacksdk and libvirt's secrets name it."""
+    """A volume, as openstacksdk and libvirt's secrets name it.
+
+    :ivar encrypted: QEMU's initiator does not connect it
+    :ivar initiator: that its type asks for
+    :ivar shared: all hosts reach it by one target
+    """
 
     name: str
+    encrypted: bool = False
+    initiator: str = ''
+    shared: bool = False
     id: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
 
     def usageID(self) -> str:
         return self.id
+
+
+@dataclasses.dataclass
+class Connection:
+    """What connects a volume to a host.
+
+    :ivar paths: of the host's initiator
+    """
+
+    volume: Volume
+    initiator: str
+    paths: int
 
 
 @dataclasses.dataclass
@@ -106,41 +145,85 @@ class Writer(threading.Thread):
         with self.lock:
             self.ring.lose()
 
+    def reboot(self) -> None:
+        with self.lock:
+            self.ring.start()
+
 
 class FakeVolumes:
-    """Volumes, and which of them are mapped where, each by which LUN."""
+    """Volumes, their content, and which of them are mapped where."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
         self._luns: dict[str, dict[int, Volume]] = {
             host: {} for host in HOSTS}
-        #: Hosts that a server cannot migrate to, and Nova's reason.
-        self.broken: dict[str, str] = {}
+        self._last = dict.fromkeys(HOSTS, -1)
+        #: Nova's reasons when portals hang, by initiator.
+        self.hung = {'host': 'VolumeDeviceNotFound: it could not be found',
+                     'qemu': 'no answer within 10 s'}
+        #: Hosts that cannot reach a volume, and why, by initiator.
+        self.broken: dict[str, Mapping[str, str]] = {}
+        #: Volume type -> the initiator that it asks for.
+        self.types: dict[str, str] = {}
 
-    def create(self, name: str, bootable: bool = False) -> Volume:
-        return Volume(name)
+    def create(self, name: str, bootable: bool = False,
+               volume_type: str = topology.LVM) -> Volume:
+        return Volume(name, volume_type == topology.ENCRYPTED,
+                      self.types.get(volume_type, ''),
+                      volume_type not in (topology.LVM, topology.ENCRYPTED))
 
     def delete(self, volume: Volume) -> None:
         pass
 
+    def wait_for(self, volume: Volume, status: str) -> Volume:
+        return volume
+
+    # Content
+
     def file(self, volume: Volume) -> pathlib.Path:
         return self._folder / f'volume-{volume.id}'
 
+    def encrypt(self, volume: Volume) -> None:
+        pass
+
+    def watch(self, volume: Volume) -> write_watcher.Watcher:
+        return write_watcher.Watcher(self.file(volume))
+
+    def verify(self, volume: Volume, encrypted: bool = False
+               ) -> write_ring.Result:
+        assert encrypted == volume.encrypted
+        return write_ring.verify(self.file(volume))
+
+    def allocated(self, volume: Volume) -> int:
+        path = self.file(volume)
+        return path.stat().st_blocks if path.exists() else 0
+
+    # Mappings
+
     def map(self, volume: Volume, host: str) -> None:
-        """To the lowest LUN that is free, as Cinder does it."""
+        """To the next LUN of a host's target, which goes with its last."""
         luns = self._luns[host]
-        luns[min(set(range(1, len(luns) + 2)) - luns.keys())] = volume
+        if not luns:
+            self._last[host] = -1
+        self._last[host] += 1
+        luns[self._last[host]] = volume
 
     def unmap(self, volume: Volume, host: str) -> None:
-        del self._luns[host][self.lun(volume, host) or 0]
+        luns = self._luns[host]
+        for lun in [lun for lun, mapped in luns.items() if mapped is volume]:
+            del luns[lun]
 
-    def lun(self, volume: Volume, host: str) -> int | None:
-        return next((lun for lun, mapped in self._luns[host].items()
-                     if mapped is volume), None)
+    def mapping(self, volume: Volume, host: str) -> tuple[str, int] | None:
+        for lun, mapped in self._luns[host].items():
+            if mapped is volume:
+                return ((f'{_IQN}volume-{volume.id}', 0) if volume.shared
+                        else (f'{_IQN}host-{host}', lun))
+        return None
 
-    def luns(self, host: str) -> dict[int, str]:
-        return {lun: str(self.file(volume))
-                for lun, volume in self._luns[host].items()}
+    def luns(self, host: str) -> dict[str, tuple[str, int]]:
+        found = {str(self.file(volume)): self.mapping(volume, host)
+                 for volume in self._luns[host].values()}
+        return {path: mapping for path, mapping in found.items() if mapping}
 
     @contextlib.contextmanager
     def taken(self, volume: Volume, host: str) -> Iterator[None]:
@@ -149,20 +232,133 @@ class FakeVolumes:
         self.unmap(volume, host)
 
     @contextlib.contextmanager
-    def break_way(self, host: str, reason: str) -> Iterator[None]:
-        self.broken[host] = reason
+    def break_way(self, host: str, /, **reasons: str) -> Iterator[None]:
+        """Let a host not reach volumes.
+
+        :param reasons: initiator -> Nova's reason
+        """
+        self.broken[host] = reasons
         yield
         del self.broken[host]
 
-    def mistaken(self, volume: Volume, other: Volume
-                 ) -> contextlib.AbstractContextManager[None]:
-        return self.break_way('cmp2', 'another volume; iscsi_check_identity')
+    @contextlib.contextmanager
+    def reached_by(self, volume: Volume, portals: list[str]) -> Iterator[None]:
+        assert portals == HUNG_PORTALS
+        with contextlib.ExitStack() as stack:
+            for host in HOSTS:
+                stack.enter_context(self.break_way(host, **self.hung))
+            yield
+
+    @contextlib.contextmanager
+    def mistaken(self, volume: Volume, other: Volume) -> Iterator[None]:
+        reason = 'another volume; iscsi_check_identity'
+        with contextlib.ExitStack() as stack:
+            for host in HOSTS:
+                stack.enter_context(self.break_way(
+                    host, host=reason, qemu=reason))
+            yield
+
+
+class FakeHosts:
+    """What each host has of volumes, and the option of its nova-compute.
+
+    :ivar stays: the initiator whose sessions and devices stay
+    """
+
+    names = HOSTS
+
+    def __init__(self, volumes: FakeVolumes) -> None:
+        self.option = dict.fromkeys(HOSTS, HOST)
+        self.paths = 2
+        self.stays = ''
+        self.servers: list[Server] = []
+        self._volumes = volumes
+        self._connections: dict[str, list[Connection]] = {
+            host: [] for host in HOSTS}
+
+    def set_initiators(self, initiators: Mapping[str, str]) -> None:
+        self.option |= initiators
+
+    def restart(self, service: str) -> None:
+        pass
+
+    def initiator(self, volume: Volume, host: str) -> str:
+        """Return by which initiator a host would connect a volume."""
+        return (HOST if volume.encrypted
+                else volume.initiator or self.option[host])
+
+    def connect(self, volume: Volume, host: str) -> None:
+        self._volumes.map(volume, host)
+        self._connections[host].append(Connection(
+            volume, self.initiator(volume, host), self.paths))
+
+    def disconnect(self, volume: Volume, host: str) -> None:
+        self._volumes.unmap(volume, host)
+        self._connections[host] = [
+            each for each in self._connections[host]
+            if each.volume is not volume or each.initiator == self.stays]
+
+    def connected(self, host: str, initiator: str) -> list[Connection]:
+        return [each for each in self._connections[host]
+                if each.initiator == initiator]
+
+    def define(self, server: Server) -> None:
+        """Describe a server's disks as libvirt does."""
+        disks = []
+        for each in self._connections[server.host]:
+            if each.volume in server.volumes:
+                iqn, lun = self._volumes.mapping(each.volume,
+                                                 server.host) or ('', 0)
+                template = _BY_QEMU if each.initiator == QEMU else _BY_HOST
+                disks.append(template.format(
+                    iqn=iqn, lun=lun, host=server.host,
+                    secret=uuid.uuid5(uuid.NAMESPACE_DNS, each.volume.id),
+                    initiator=topology.compute(server.host).initiator,
+                    volume=each.volume.id))
+        server.xml = f'<domain><devices>{"".join(disks)}</devices></domain>'
+
+    def hypervisor(self, host: str) -> Any:
+        return types.SimpleNamespace(listAllDomains=lambda: [
+            server for server in self.servers if server.host == host])
+
+    def secrets(self, host: str) -> list[Volume]:
+        return [each.volume for each in self.connected(host, QEMU)]
+
+    def leftovers(self, host: str) -> dict[str, list[str]]:
+        found = self.connected(host, HOST)
+        paths = [f'{each.volume.id}, path {number}' for each in found
+                 for number in range(each.paths)]
+        targets = {(each.volume.id if each.volume.shared else '', number)
+                   for each in found for number in range(each.paths)}
+        sessions = [f'{target}, path {number}' for target, number in targets]
+        # A dead portal has a record.
+        records = {(target, number) for target, _ in targets
+                   for number in range(2)}
+        left = {'session': sessions, 'node record': list(map(str, records)),
+                'SCSI device': paths,
+                'multipath map': [each.volume.id for each in found],
+                'dm-crypt device': [each.volume.id for each in found
+                                    if each.volume.encrypted]}
+        return {kind: names for kind, names in left.items() if names}
+
+    def run_in(self, host: str, argv: Sequence[str], timeout: float = 0
+               ) -> 'subprocess.CompletedProcess[str]':
+        if argv == ['ls', '/dev/disk/by-path']:
+            found = [self._volumes.mapping(each.volume, host)
+                     for each in self.connected(host, HOST)]
+            said = '\n'.join(
+                f'ip-10.77.0.20:3260-iscsi-{mapping[0]}-lun-{mapping[1]}'
+                for mapping in found if mapping)
+        else:
+            said = (f'nova CRITICAL Unhandled error: {self.option[host]}: '
+                    f'install qemu-block-extra')
+        return subprocess.CompletedProcess(argv, 0, said, '')
 
 
 class FakeServers:
-    """One server. It migrates unless the way to the destination is broken.
+    """Servers. One migrates unless the way to its destination is broken.
 
-    Its guest writes its records to a file, in a thread.
+    Their guests write records to all but the first volume, in threads.
 
     :ivar stalls: of migrations, by their number from 0: for how many seconds
         the writes stand still
@@ -171,62 +367,74 @@ class FakeServers:
     :ivar refuses: the number of the migration that fails for no reason
     """
 
-    def __init__(self, volumes: FakeVolumes) -> None:
+    def __init__(self, volumes: FakeVolumes, hosts: FakeHosts) -> None:
         self.stalls: dict[int, float] = {}
         self.hangs = self.loses = self.refuses = -1
         self.panics = ''
-        self.server: Server | None = None
-        self.writer: Writer | None = None
+        self.writers: dict[str, Writer] = {}
         self._volumes = volumes
+        self._hosts = hosts
         self._migrations = 0
-        self._fault = 'no reason given'
+        self._fault = lab_servers.NO_REASON
 
     def boot(self, name: str, volume: Volume, host: str = 'cmp1',
              network: bool = False) -> Server:
-        self.server = Server(host, [volume])
-        self._volumes.map(volume, host)
-        self._define()
-        return self.server
+        server = Server(host, [volume])
+        self._hosts.servers.append(server)
+        self._hosts.connect(volume, host)
+        self._hosts.define(server)
+        return server
 
     def delete(self, server: Server) -> None:
-        for volume in server.volumes:
-            self._volumes.unmap(volume, server.host)
-        self.server = None
+        for volume in list(server.volumes):
+            self._disconnect(server, volume)
+        self._hosts.servers.remove(server)
 
     def attach(self, server: Server, volume: Volume) -> None:
-        self._volumes.map(volume, server.host)
         server.volumes.append(volume)
-        self._define()
-        if not self.writer:
-            self.writer = Writer(self._volumes.file(volume))
-            self.writer.start()
+        self._hosts.connect(volume, server.host)
+        self._hosts.define(server)
+        self.writers[volume.id] = Writer(self._volumes.file(volume))
+        self.writers[volume.id].start()
 
     def detach(self, server: Server, volume: Volume) -> None:
-        self._volumes.unmap(volume, server.host)
+        self._disconnect(server, volume)
+        self._hosts.define(server)
+
+    def _disconnect(self, server: Server, volume: Volume) -> None:
+        writer = self.writers.pop(volume.id, None)
+        if writer:
+            writer.ended.set()
+            writer.join()
         server.volumes.remove(volume)
+        self._hosts.disconnect(volume, server.host)
 
-    def _define(self) -> None:
-        server = self.server
-        assert server
-        compute = topology.compute(server.host)
-        disks = ''.join(_DISK.format(
-            iqn=f'host-{server.host}',
-            lun=self._volumes.lun(volume, server.host),
-            address=compute.portal_address, host=server.host,
-            secret=uuid.uuid5(uuid.NAMESPACE_DNS, volume.id),
-            initiator=compute.initiator, volume=volume.id)
-            for volume in server.volumes)
-        server.xml = f'<domain><devices>{disks}</devices></domain>'
+    # Of openstacksdk
 
-    def on(self, host: str) -> Server | None:
-        """Return the server if it is on a host."""
-        return (self.server if self.server and self.server.host == host
-                else None)
+    def create_volume_attachment(self, server_id: str, volume_id: str
+                                 ) -> None:
+        """Fail: it is called where that is expected."""
+        self._fault = self._reason('cmp1')
+
+    def reboot_server(self, server_id: str, kind: str) -> None:
+        for writer in self.writers.values():
+            writer.reboot()
+
+    def stop_server(self, server_id: str) -> None:
+        pass
+
+    def start_server(self, server_id: str) -> None:
+        self.reboot_server(server_id, '')
+
+    # Of the lab
+
+    def wait_for(self, server: Server, status: str) -> Server:
+        return server
 
     def host_of(self, server: Server) -> str:
         return server.host
 
-    def domain(self, server: Server, host: str) -> Server:
+    def domain(self, server: Server, host: str | None = None) -> Server:
         return server
 
     def fault(self, server: Server) -> str:
@@ -238,172 +446,108 @@ class FakeServers:
     def panic(self, server: Server) -> str:
         return self.panics
 
+    def _reason(self, host: str) -> str:
+        return self._volumes.broken.get(host, {}).get(
+            self._hosts.option[host], '')
+
     def migrate(self, server: Server, destination: str, check: bool = True
                 ) -> lab_servers.Migration:
         number, source = self._migrations, server.host
         self._migrations += 1
-        assert self.writer
-        self.writer.pause(self.stalls.get(number, 0.02))
+        writers = [self.writers[volume.id] for volume in server.volumes[1:]]
+        writers[0].pause(self.stalls.get(number, 0.02))
         if number == self.hangs:
-            self.writer.writing.clear()
+            writers[0].writing.clear()
         if number == self.loses:
-            self.writer.lose()
+            writers[0].lose()
         status = 'completed'
-        if destination in self._volumes.broken or number == self.refuses:
-            self._fault = self._volumes.broken.get(destination,
-                                                   'no reason given')
+        reason = self._reason(destination)
+        if reason or number == self.refuses:
+            self._fault = reason or lab_servers.NO_REASON
             status = 'error'
         else:
             for volume in server.volumes:
-                self._volumes.unmap(volume, source)
-                self._volumes.map(volume, destination)
+                self._hosts.connect(volume, destination)
+                self._hosts.disconnect(volume, source)
             server.host = destination
-            self._define()
+            self._hosts.define(server)
         return lab_servers.Migration(number, source, destination, status, 0.1)
-
-
-class FakeHosts:
-    """Which guests and secrets each host has."""
-
-    names = HOSTS
-
-    def __init__(self, servers: FakeServers) -> None:
-        self._servers = servers
-
-    def hypervisor(self, host: str) -> Any:
-        server = self._servers.on(host)
-        return Hypervisor([server] if server else [])
-
-    def secrets(self, host: str) -> list[Volume]:
-        server = self._servers.on(host)
-        return server.volumes if server else []
-
-    def scsi_devices(self) -> list[str]:
-        return []
 
 
 class FakeStorage:
     """The targets, and how the way to them breaks."""
 
-    def __init__(self, volumes: FakeVolumes, servers: FakeServers) -> None:
+    def __init__(self, volumes: FakeVolumes, hosts: FakeHosts) -> None:
         self._volumes = volumes
-        self._servers = servers
+        self._hosts = hosts
         self.luns = volumes.luns
 
-    def sessions(self, host: str) -> list[Any]:
-        return [Session(topology.compute(host).initiator)] if (
-            self._servers.on(host)) else []
+    def sessions(self, host: str) -> dict[str, tuple[str, ...]]:
+        logged_in = any(self._hosts.connected(host, initiator)
+                        for initiator in (HOST, QEMU))
+        return {f'{_IQN}host-{host}':
+                topology.compute(host).addresses} if logged_in else {}
 
     def wrong_chap(self, host: str
                    ) -> contextlib.AbstractContextManager[None]:
-        return self._volumes.break_way(host, 'iSCSI login failed: 513')
+        return self._volumes.break_way(
+            host, host='VolumeDeviceNotFound: it could not be found',
+            qemu='iSCSI login failed: 513')
 
-    def hung_portal(self, host: str
-                    ) -> contextlib.AbstractContextManager[None]:
-        return self._volumes.break_way(host, 'no answer within 10 s')
+    @contextlib.contextmanager
+    def hung_portals(self) -> Iterator[list[str]]:
+        yield HUNG_PORTALS
+
+    @contextlib.contextmanager
+    def dead_portal(self, number: int) -> Iterator[None]:
+        self._hosts.paths = 1
+        yield
+        self._hosts.paths = 2
+
+
+class FakeTypes:
+    """Cinder's API of volume types and QoS specs."""
+
+    def __init__(self, volumes: FakeVolumes) -> None:
+        self._volumes = volumes
+
+    def create_type(self, name: str, extra_specs: Mapping[str, str]) -> Any:
+        return types.SimpleNamespace(id=name)
+
+    def delete_type(self, made: Any) -> None:
+        del self._volumes.types[made.id]
+
+    def post(self, path: str, json: Mapping[str, Any]) -> Any:
+        self._initiator = json['qos_specs']['iscsi_initiator']
+        return types.SimpleNamespace(json=lambda: {'qos_specs': {'id': 'q'}})
+
+    def get(self, path: str) -> None:
+        self._volumes.types[path.rpartition('=')[2]] = self._initiator
+
+    def delete(self, path: str) -> None:
+        pass
 
 
 class FakeLab:
-    """A lab whose storage host has one target for each compute host."""
+    """A lab with two compute hosts.
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.volumes = self.holdings = FakeVolumes(folder)
-        self.servers = FakeServers(self.volumes)
-        self.hosts = FakeHosts(self.servers)
-        self.storage = FakeStorage(self.volumes, self.servers)
-
-    def close(self) -> None:
-        if self.servers.writer:
-            self.servers.writer.ended.set()
-            self.servers.writer.join()
-
-
-@dataclasses.dataclass
-class Hypervisor:
-    domains: list[Server]
-
-    def listAllDomains(self) -> list[Server]:
-        return self.domains
-
-
-@dataclasses.dataclass
-class Session:
-    initiator: str
-
-
-@dataclasses.dataclass
-class Stored:
-    """A volume on a backend, as openstacksdk has it."""
-
-    name: str
-    host: str
-    id: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
-    migration_id: str | None = None
-
-
-class FakeCinder:
-    """Volumes on backends, and what each of them holds there.
-
-    :ivar flips: the backend on which copies are wrong
-    :ivar refuses: the backend that nothing is copied to
-    :ivar leaves: deleted volumes stay on their backend
+    :param folder: for the volumes, and for the lab's files
     """
 
-    def __init__(self) -> None:
-        self.volumes = self.holdings = self.storage = self
-        self.cloud = types.SimpleNamespace(block_storage=types.SimpleNamespace(
-            volumes=lambda: list(self._volumes.values())))
-        self.flips = self.refuses = ''
-        self.leaves = False
-        self._volumes: dict[str, Stored] = {}
-        self._contents: dict[str, str] = {}
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.site = topology.Site(folder / 'lab', folder / 'cache')
+        self.volumes = self.holdings = FakeVolumes(folder)
+        self.hosts = FakeHosts(self.volumes)
+        self.servers = FakeServers(self.volumes, self.hosts)
+        self.storage = FakeStorage(self.volumes, self.hosts)
+        self.cloud = types.SimpleNamespace(
+            compute=self.servers, block_storage=FakeTypes(self.volumes))
+        self.passwords = types.SimpleNamespace(volumes='secret')
+        self.daemons = types.SimpleNamespace(
+            stop=lambda name: None,
+            ceph=types.SimpleNamespace(key=lambda: 'key'))
 
-    def _place(self, volume: Stored) -> str:
-        return (f'{volume_content.backend(volume)}/'
-                f'{volume_content.stored_name(volume)}')
-
-    def create(self, name: str, volume_type: str) -> Stored:
-        backend = (topology.FILES if volume_type == topology.ANYWHERE
-                   else volume_type)
-        volume = Stored(name, f'storage@{backend}#{backend}')
-        self._volumes[volume.id] = volume
-        self._contents[self._place(volume)] = 'blank'
-        return volume
-
-    def delete(self, volume: Stored) -> None:
-        found = self._volumes.pop(volume.id)
-        if not self.leaves:
-            del self._contents[self._place(found)]
-
-    def migrate(self, volume: Stored, backend: str,
-                force_host_copy: bool = False) -> Stored:
-        if backend == self.refuses:
-            raise errors.LabError('no valid backend')
-        moved = dataclasses.replace(volume, migration_id=str(uuid.uuid4()),
-                                    host=f'storage@{backend}#{backend}')
-        content = self._contents.pop(self._place(volume))
-        if backend == self.flips:
-            content += ', a bit flipped'
-        self._contents[self._place(moved)] = content
-        self._volumes[volume.id] = moved
-        return moved
-
-    retype = migrate
-
-    def write(self, volume: Stored, mib: int) -> None:
-        self._contents[self._place(volume)] = f'{mib} MiB'
-
-    def sha256(self, volume: Stored) -> str:
-        return self._contents[self._place(volume)]
-
-    def allocated(self, volume: Stored) -> int:
-        return 1 << 20
-
-    def names(self) -> set[str]:
-        return set(self._contents)
-
-    def temporary(self) -> set[str]:
-        return set()
-
-    def luns(self, host: str) -> dict[int, str]:
-        return {}
+    def close(self) -> None:
+        for writer in self.servers.writers.values():
+            writer.ended.set()
+            writer.join()

@@ -16,20 +16,28 @@ The tests themselves run on the lab; ``blockpath lab tempest``.
 
 import datetime
 import io
+import os
 import pathlib
 import re
 import subprocess
 import tempfile
+import types
+from typing import Any
 from unittest import mock
 
 import rich.console
+import subunit
 import testtools
 
+from blockpath.cloud import services
+from blockpath.machine import errors
 from blockpath.machine import wait
 from blockpath import paths
 from blockpath.tempest import config
+from blockpath.tempest import environment
 from blockpath.tempest import runner
 from blockpath.tempest.tests import disks
+from tests.unit import lab_base
 
 PLUGIN = paths.ROOT / 'blockpath' / 'tempest' / 'tests'
 
@@ -94,6 +102,56 @@ class TestResults(testtools.TestCase):
                           'a.B.e (0 s) FAILED'],
                          self.out.getvalue().splitlines())
         self.assertIn('boom', self.failures.read_text())
+
+
+class TestRun(lab_base.LabTest):
+    """With a program in place of tempest's Python."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.program = self.folder / 'python'
+        self.lab: Any = types.SimpleNamespace(
+            daemons=services.Daemons(self.site))
+        for target, name, value in (
+                (runner, 'FOLDER', self.folder / 'build'),
+                (environment, 'python', lambda: self.program),
+                (environment, 'site_packages', lambda: self.folder)):
+            patcher = mock.patch.object(target, name, value)
+            patcher.start()
+            self.addCleanup(patcher.stop)
+
+    def run_tempest(self, script: str) -> runner.Results:
+        self.program.write_text(f'#!/bin/sh\n{script}\n')
+        self.program.chmod(0o755)
+        console = rich.console.Console(file=io.StringIO())
+        return runner.run(self.lab, self.folder, None, console)
+
+    def test_it_runs_where_its_commands_find_the_hosts(self) -> None:
+        """The connections to them are files of this machine's /run."""
+        error = self.assertRaises(
+            errors.LabError, self.run_tempest,
+            'readlink /proc/self/ns/mnt >mounts; mktemp >temporary')
+        self.assertIn('ran no test', str(error))
+        self.assertEqual(os.readlink('/proc/self/ns/mnt'),
+                         (self.folder / 'mounts').read_text().strip())
+        temporary = pathlib.Path(
+            (self.folder / 'temporary').read_text().strip())
+        # It is private, and goes with the lab.
+        self.assertEqual(self.folder, temporary.parent)
+
+    def test_a_failure_of_stestr_itself(self) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        stream = io.BytesIO()
+        result = subunit.StreamResultToBytes(stream)
+        for status in ('inprogress', 'success'):
+            result.status('a.B.c', status, timestamp=now)
+        (self.folder / 'results').write_bytes(stream.getvalue())
+        passed = self.run_tempest('cat results')
+        self.assertEqual('1 passed, 0 failed, 0 skipped',
+                         str(passed.counts))
+        error = self.assertRaises(errors.LabError, self.run_tempest,
+                                  'cat results; exit 7')
+        self.assertIn('exit code 7', str(error))
 
 
 class TestPlugin(testtools.TestCase):
