@@ -21,9 +21,11 @@ their suites.
 
 import argparse
 from collections.abc import Iterable
+import contextlib
 import pathlib
 import re
 import signal
+import subprocess
 import sys
 from typing import IO
 
@@ -45,6 +47,8 @@ CINDER = (r'cinder\.tests\.unit\.(?:message|targets|'
           r'volume\.(?!drivers\.|copier\.)|'
           r'volume\.drivers\.test_(?:lvm|rbd|nfs)|'
           r'test_(?:cleanable|image_utils|interface|volume))')
+#: The steps that start and stop the lab of the steps between them.
+LAB_UP, LAB_DOWN = 'lab-up', 'lab-down'
 
 
 def main(arguments: list[str]) -> int:
@@ -54,9 +58,12 @@ def main(arguments: list[str]) -> int:
     under = tree_checks.Trees(series, wanted.release)
     total = suite.Counts()
     failures = []
-    with suite.alone(), progress.report() as display:
+    with (suite.alone(), progress.report() as display,
+          contextlib.ExitStack() as cleanup):
         suite.clear_logs()
         for step in steps(under, bool(wanted.quick)):
+            if step.name == LAB_UP:
+                cleanup.callback(stop_lab)
             counts = suite.run_step(step, display)
             total += counts
             if counts.failed:
@@ -65,6 +72,12 @@ def main(arguments: list[str]) -> int:
         print(f'failed: {", ".join(failures)}; see build/tests/')
     print(total)
     return 1 if failures else 0
+
+
+def stop_lab() -> None:
+    """Leave no lab behind, however the run ended."""
+    subprocess.run([sys.executable, '-m', 'blockpath', 'lab', 'down'],
+                   cwd=paths.ROOT, capture_output=True)
 
 
 def parser(series: model.Series) -> argparse.ArgumentParser:
@@ -100,13 +113,21 @@ def steps(under: tree_checks.Trees, quick: bool) -> Iterable[suite.Step]:
         yield from machine_tests()
     yield from suites(under)
     if under.is_default:
-        for name in scenarios.whole():
-            yield suite.Step(f'lab-{name}', suite.command(
-                sys.executable, '-m', 'blockpath', 'lab', 'run', name))
-        # All that 'blockpath lab tempest' runs would take an hour more.
-        yield suite.Step('lab-tempest', suite.command(
-            sys.executable, '-m', 'blockpath', 'lab', 'tempest', '--regex',
-            r'^blockpath\.tempest'))
+        yield from lab_steps()
+
+
+def lab_steps() -> Iterable[suite.Step]:
+    """Play every scenario on one lab, and run tempest on it."""
+    def lab(name: str, *arguments: str) -> suite.Step:
+        return suite.Step(name, suite.command(
+            sys.executable, '-m', 'blockpath', 'lab', *arguments))
+
+    yield lab(LAB_UP, 'up')
+    for scenario in scenarios.whole():
+        yield lab(f'lab-{scenario}', 'run', scenario)
+    # All that 'blockpath lab tempest' runs would take an hour more.
+    yield lab('lab-tempest', 'tempest', '--regex', r'^blockpath\.tempest')
+    yield lab(LAB_DOWN, 'down')
 
 
 def tool_steps() -> Iterable[suite.Step]:

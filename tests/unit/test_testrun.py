@@ -50,6 +50,23 @@ class MainTest(base.TestCase):
                          (code, lines[-1]))
         self.assertIn('failed: b;', lines[-2])
 
+    def test_a_lab_is_stopped_however_the_run_ends(self):
+        stopped = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'blockpath.testrun.stop_lab', lambda: stopped.append(True)))
+
+        def interrupt(log, update):
+            raise KeyboardInterrupt
+
+        up = suite.Step('lab-up', lambda log, update: suite.Counts(1))
+        self._main(suite.Step('a', lambda log, update: suite.Counts(1)))
+        self.assertEqual([], stopped)
+        self._main(up)
+        self.assertEqual([True], stopped)
+        self.assertRaises(KeyboardInterrupt, self._main, up,
+                          suite.Step('b', interrupt))
+        self.assertEqual([True, True], stopped)
+
     def test_one_at_a_time(self):
         """A second run would remove what the first one writes."""
         (self.logs / 'earlier').mkdir()
@@ -81,9 +98,15 @@ class StepsTest(testtools.TestCase):
         for name in ('nova-libvirt', 'nova-functional', 'lab-demo'):
             self.assertNotIn(name, quick)
             self.assertIn(name, whole)
-        for part in ('volumes', 'copying'):
-            self.assertIn(part, scenarios.names())
-            self.assertNotIn(f'lab-{part}', whole)
+        for name in scenarios.names():
+            self.assertEqual(name not in scenarios.LEFT_OUT,
+                             f'lab-{name}' in whole)
+        # One lab serves them all, and tempest.
+        self.assertEqual(['lab-up', 'lab-down'], [
+            name for name in whole if name in ('lab-up', 'lab-down')])
+        self.assertEqual(
+            {'lab-tempest', *(f'lab-{name}' for name in scenarios.whole())},
+            set(whole[whole.index('lab-up') + 1:whole.index('lab-down')]))
 
     def test_other_releases_have_the_trees_alone(self):
         for release in ('2026.1', '2025.2'):
