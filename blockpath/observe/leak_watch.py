@@ -90,10 +90,14 @@ ALLOWED = (
           'to QEMU'),
 )
 
-#: Command lines that hold a password for as long as they run, since open-iscsi
-#: takes it in no other way: os-brick runs them as upstream does.
+#: Command lines that hold a password for as long as they run: open-iscsi and
+#: Cinder's helper for LIO take it in no other way, and os-brick and Cinder run
+#: them as upstream does.
 ALLOWED_COMMANDS = (
-    'iscsiadm -m node * --op update -n node.session.auth.password -v *',)
+    'iscsiadm -m node * --op update -n node.session.auth.password -v *',
+    '*/python */bin/cinder-rtstool create /dev/*',
+    '*/python */bin/cinder-rtstool add-initiator iqn.*',
+)
 
 #: Returns a command line, for this machine, that runs one on a host.
 Command = Callable[[Sequence[str]], list[str]]
@@ -226,7 +230,7 @@ def checks(secret: str = 'CHAP password',
            no_devices: bool = False) -> list[str]:
     """Name the checks that a look-out makes."""
     return [*(['no SCSI device appeared'] if no_devices else []),
-            f'no command line but iscsiadm\'s held a {secret}',
+            f'no command line but iscsiadm\'s and rtstool\'s held a {secret}',
             f'no log or temporary file holds a {secret}']
 
 

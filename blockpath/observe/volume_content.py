@@ -251,8 +251,8 @@ class Holdings:
              unit: int) -> int:
         """Compute how much a volume's backend may allocate for extents.
 
-        LVM allocates chunks of its pool. Ceph keeps an object from its
-        beginning to the last byte that was written.
+        LVM allocates chunks of its pool. Ceph keeps an object as far as it is
+        written; RBD's own migration writes whole objects.
 
         :param unit: bytes; whatever writes the extents leaves out whole
             units of zeros only
@@ -262,7 +262,7 @@ class Holdings:
         if name in topology.SCOPES:
             chunk = self._chunk(name)
             return len(fill(extents, unit, chunk)) * chunk
-        return sum(fill(extents, unit, _OBJECT).values())
+        return len(fill(extents, unit, _OBJECT)) * _OBJECT
 
     def _chunk(self, group: str) -> int:
         """Return the bytes of a chunk of a volume group's thin pool."""

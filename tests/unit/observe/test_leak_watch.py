@@ -169,14 +169,18 @@ class CommandLineTest(LookoutTestCase):
         self.watch.collect()
         self.assertEqual(len(HOSTS), len(self.watch.exposed()))
 
-    def test_open_iscsi_takes_a_password_there(self) -> None:
-        """For one setting of its records, and nothing else."""
+    def test_programs_that_take_a_password_there(self) -> None:
+        """open-iscsi and rtstool do, for what needs one."""
+        rtstool = '/a/bin/python /a/bin/cinder-rtstool '
         record = 'iscsiadm -m node -T iqn.2026-01.a:b -p 10.77.0.20:3260 '
         others = [record + '--op update -n node.session.auth.username -v ***',
-                  'sh -c iscsiadm --password ***']
+                  'sh -c iscsiadm --password ***', rtstool + 'delete ***']
         self.watch.answers['cmp1'] = leak_watch.Answer(
             exposed=[record + '--op update -n node.session.auth.password '
-                     '-v *** ', *others],
+                     '-v *** ',
+                     rtstool + 'create /dev/a/b iqn.2026-01.a:b user *** ',
+                     rtstool + 'add-initiator iqn.2026-01.a:b user *** c',
+                     *others],
             devices=[], files=[], journal=False, sessions=[], looks=1)
         self.assertEqual([f'cmp1: {line}' for line in others],
                          self.watch.exposed())
