@@ -117,7 +117,7 @@ def steps(under: tree_checks.Trees, quick: bool) -> Iterable[suite.Step]:
 
 
 def lab_steps() -> Iterable[suite.Step]:
-    """Play every scenario on one lab, and run tempest on it."""
+    """Play every scenario on one lab."""
     def lab(name: str, *arguments: str) -> suite.Step:
         return suite.Step(name, suite.command(
             sys.executable, '-m', 'blockpath', 'lab', *arguments))
@@ -125,8 +125,6 @@ def lab_steps() -> Iterable[suite.Step]:
     yield lab(LAB_UP, 'up')
     for scenario in scenarios.whole():
         yield lab(f'lab-{scenario}', 'run', scenario)
-    # All that 'blockpath lab tempest' runs would take an hour more.
-    yield lab('lab-tempest', 'tempest', '--regex', r'^blockpath\.tempest')
     yield lab(LAB_DOWN, 'down')
 
 

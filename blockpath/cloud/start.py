@@ -162,8 +162,9 @@ class Start:
         return lambda: self.daemons.boot(host)
 
     def _configure(self) -> None:
-        for folder in ('glance', 'cinder', 'neutron', 'rabbitmq', 'locks'):
-            (self.site.state / folder).mkdir()
+        for folder in ('glance', 'cinder/conversion', 'neutron', 'rabbitmq',
+                       'locks'):
+            (self.site.state / folder).mkdir(parents=True)
         (self.site.state / 'rabbitmq' / 'plugins').write_text('[].\n')
         self.passwords.save(self.site.state / 'passwords.json')
         self.renderer.all()
