@@ -263,16 +263,19 @@ def environment(suite: Suite, cache: pathlib.Path, root: pathlib.Path,
 
     :param requirements: files of requirements
     :param packages: further requirements
-    :param folders: source trees that it imports from
+    :param folders: source trees that it imports from, none of which is
+        installed as well
     :raises LabError: it cannot be made; names the log
     """
     venv = venv_of(suite, cache)
     if venv == paths.VENV:
         return venv
     constraints = paths.ROOT / 'constraints.txt'
+    trees = _distributions(folders)
     made = {'recipe': _digest(*(path.read_text() for path in
                                 (constraints, *requirements)),
-                              packages, [str(folder) for folder in folders])}
+                              packages, [str(folder) for folder in folders],
+                              trees)}
     with _locked(cache / f'{suite.name}.lock'):
         if _is_made(venv, made):
             return venv
@@ -283,16 +286,32 @@ def environment(suite: Suite, cache: pathlib.Path, root: pathlib.Path,
         _in_userland(root, ['/usr/bin/python3', '-m', 'venv', '--without-pip',
                             '--system-site-packages', str(venv)], log)
         listed = [word for path in requirements for word in ('-r', str(path))]
+        # Nova requires os-brick: an installed one would hide the tree's.
+        excludes = venv / 'excludes.txt'
+        excludes.write_text(''.join(f'{name}\n' for name in trees))
         # A tenth of the time that pip takes.
         _in_userland(root, [str(paths.VENV / 'bin' / 'uv'), 'pip', 'install',
                             '--python', str(venv / 'bin' / 'python'),
-                            '-c', str(constraints), *listed, *packages], log)
+                            '-c', str(constraints), '--excludes',
+                            str(excludes), *listed, *packages], log)
         [site] = venv.glob('lib/python*/site-packages')
+        for module in trees.values():
+            if (site / module).exists():
+                raise errors.LabError(
+                    f'{site / module} hides {module} of the patched trees; '
+                    f'the log of its installation is {log}')
         (site / 'blockpath-trees.pth').write_text(
             ''.join(f'{folder}\n' for folder in folders))
         _add_scripts(venv, folders)
         (venv / _MARKER).write_text(json.dumps(made))
     return venv
+
+
+def _distributions(folders: Sequence[pathlib.Path]) -> dict[str, str]:
+    """Map the names of source trees' distributions to their packages."""
+    return {info.stem: (info / 'top_level.txt').read_text().strip()
+            for folder in folders
+            for info in sorted(folder.glob('*.egg-info'))}
 
 
 def _add_scripts(venv: pathlib.Path, folders: Sequence[pathlib.Path]) -> None:

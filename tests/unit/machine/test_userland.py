@@ -78,6 +78,10 @@ case $1 in
         ln -s {python} "$venv/bin/python" ;;
     *)
         printf '%s\\n' "$*" >>{folder}/installed
+        venv=${{5%/bin/python}}
+        if [ -e {folder}/installs ]; then
+            mkdir "$venv/lib/python3.13/site-packages/$(cat {folder}/installs)"
+        fi
         if [ -e {folder}/fail ]; then
             echo '  x No solution found: nova needs a newer Python'
             exit 1
@@ -349,6 +353,7 @@ class TestEnvironment(UserlandTest):
         [command] = self.lines('installed')
         self.assertTrue(command.endswith(
             f' --python {venv}/bin/python -c {paths.ROOT}/constraints.txt '
+            f'--excludes {venv}/excludes.txt '
             f'-r {self.requirements} PyMySQL'), command)
         self.assertEqual(['installing the services for Python 3.13'],
                          self.said)
@@ -372,10 +377,30 @@ class TestEnvironment(UserlandTest):
         self.assertEqual(self.cache / 'trixie.venv', self.environment())
         self.assertEqual(2, len(self.lines('installed')))
 
-    def test_commands(self) -> None:
-        tree = self.folder / 'nova'
-        info = tree / 'nova.egg-info'
+    def make_tree(self, package: str) -> pathlib.Path:
+        """Make a source tree as pip leaves it."""
+        tree = self.folder / package
+        info = tree / f'{package}.egg-info'
         info.mkdir(parents=True)
+        (info / 'top_level.txt').write_text(f'{package}\n')
+        return tree
+
+    def test_a_tree_is_not_installed_as_well(self) -> None:
+        """site-packages come first."""
+        trees = [self.make_tree('nova'), self.make_tree('os_brick')]
+        venv = self.environment(folders=trees)
+        self.assertEqual('nova\nos_brick\n',
+                         (venv / 'excludes.txt').read_text())
+        (self.folder / 'installs').write_text('os_brick')
+        self.requirements.write_text('oslo.config\nos-brick\n')
+        error = self.assertRaises(errors.LabError, self.environment,
+                                  folders=trees)
+        self.assertIn('site-packages/os_brick hides os_brick of the patched '
+                      'trees', error.message)
+
+    def test_commands(self) -> None:
+        tree = self.make_tree('nova')
+        info = tree / 'nova.egg-info'
         (info / 'entry_points.txt').write_text(
             '[console_scripts]\nnova-compute = said.cmd:main\n\n'
             '[nova.drivers]\nfile = said.driver:File\n')
@@ -384,8 +409,7 @@ class TestEnvironment(UserlandTest):
         (tree / 'said' / 'cmd.py').write_text(
             'import sys\n\n\ndef main():\n    print(*sys.argv[1:])\n'
             '    return 3\n')
-        other = self.folder / 'brick'
-        (other / 'brick.egg-info').mkdir(parents=True)
+        other = self.make_tree('brick')
         (other / 'brick.egg-info' / 'entry_points.txt').write_text(
             '[brick.plugins]\na = b:c\n')
         venv = self.environment(folders=[tree, other])
