@@ -38,7 +38,7 @@ _CHUNK = 1 << 20
 _MIB = 1 << 20
 _SECTOR = 512
 #: Bytes of an object of an RBD image.
-_OBJECT = 4 * _MIB
+OBJECT = 4 * _MIB
 
 #: An offset in bytes, and what is there.
 Extent = tuple[int, bytes]
@@ -76,7 +76,7 @@ def pattern(size: int, mib: int = 64, seed: int = 0,
         raise ValueError(f'{mib} MiB are too much for {size} bytes')
     source = random.Random(seed)
     yield 0, source.randbytes(512)
-    yield _OBJECT - 1536, source.randbytes(3072)
+    yield OBJECT - 1536, source.randbytes(3072)
     middle = (size - span) // 2 + 512
     for number in range(mib):
         yield middle + number * every * _MIB, source.randbytes(_MIB)
@@ -251,8 +251,8 @@ class Holdings:
              unit: int) -> int:
         """Compute how much a volume's backend may allocate for extents.
 
-        LVM allocates chunks of its pool. Ceph keeps an object as far as it is
-        written; RBD's own migration writes whole objects.
+        LVM allocates chunks of its pool. Ceph keeps an object from its
+        beginning to the last byte that is written.
 
         :param unit: bytes; whatever writes the extents leaves out whole
             units of zeros only
@@ -262,7 +262,7 @@ class Holdings:
         if name in topology.SCOPES:
             chunk = self._chunk(name)
             return len(fill(extents, unit, chunk)) * chunk
-        return len(fill(extents, unit, _OBJECT)) * _OBJECT
+        return sum(fill(extents, unit, OBJECT).values())
 
     def _chunk(self, group: str) -> int:
         """Return the bytes of a chunk of a volume group's thin pool."""

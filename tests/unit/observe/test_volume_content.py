@@ -212,9 +212,15 @@ class TestRoom(lab_base.LabTest):
         # A block of 1 MiB is written if any of its bytes is.
         self.assertEqual(64 + 5, self.room('lvm', 1 << 20, every=1))
 
+    def test_objects_of_ceph_end_with_their_last_unit(self) -> None:
+        # The first and the last object, and the beginning of the second.
+        self.assertEqual(64 + 4 + 4 + 2 / 16,
+                         self.room('rbd', 64 << 10, every=1))
+        self.assertEqual(64 * 17 / 16 + 4 + 4 + 1 / 16,
+                         self.room('rbd', 64 << 10, every=4))
+
     def test_whole_objects_of_ceph(self) -> None:
         # The first two objects and the last, and one for the bytes that the
         # data is out of line.
-        self.assertEqual(64 + 4 * 4, self.room('rbd', 64 << 10, every=1))
-        self.assertEqual(64 * 4 + 3 * 4,
-                         self.room('rbd', 64 << 10, every=4))
+        self.assertEqual(64 + 4 * 4, self.room(
+            'rbd', volume_content.OBJECT, every=1))

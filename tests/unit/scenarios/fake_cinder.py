@@ -101,6 +101,8 @@ class FakeCinder:
         self._data: dict[str, int] = {}
         self._messages: list[str] = []
         self._copy: Copy | None = None
+        #: Of each computation of room: volume, backend, unit.
+        self.units: list[tuple[str, str, int]] = []
         self._devices: dict[str, list[str]] = {}
         self._exports: set[str] = set()
         self._processes: list[int] = []
@@ -135,6 +137,7 @@ class FakeCinder:
 
     def room(self, volume: Stored, extents: Iterator[volume_content.Extent],
              unit: int) -> int:
+        self.units.append((volume.name, volume_content.backend(volume), unit))
         return sum(len(data) for _, data in extents if any(data))
 
     def names(self) -> set[str]:

@@ -38,6 +38,7 @@ from blockpath.machine import wait
 from blockpath.observe import copy_follower
 from blockpath.observe import leak_watch
 from blockpath.observe import plots
+from blockpath.observe import volume_content
 from blockpath import scenarios
 from blockpath.scenarios import _guest
 from blockpath.scenarios import copying
@@ -224,6 +225,13 @@ class VolumesTest(PlayTestCase):
         for only_ceph in (False, True):
             report = self.play_volumes(only_ceph)
             self.assertEqual('passed', report.ended, report.outcome())
+
+    def test_whole_objects_within_ceph_by_retype_only(self) -> None:
+        self.play_volumes()
+        self.assertEqual(
+            [('volumes-retyped', 'rbd2')],
+            [(name, backend) for name, backend, unit in self.lab.units
+             if unit == volume_content.OBJECT])
 
     def test_each_initiator_has_its_volume(self) -> None:
         seen = []
