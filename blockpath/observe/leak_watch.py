@@ -90,11 +90,9 @@ ALLOWED = (
           'to QEMU'),
 )
 
-#: Command lines that hold a password for as long as they run: open-iscsi and
-#: Cinder's helper for LIO take it in no other way, and os-brick and Cinder run
-#: them as upstream does.
+#: Command lines that hold a password for as long as they run: Cinder's helper
+#: for LIO takes it in no other way, and Cinder runs it as upstream does.
 ALLOWED_COMMANDS = (
-    'iscsiadm -m node * --op update -n node.session.auth.password -v *',
     '*/python */bin/cinder-rtstool create /dev/*',
     '*/python */bin/cinder-rtstool add-initiator iqn.*',
 )
@@ -230,7 +228,7 @@ def checks(secret: str = 'CHAP password',
            no_devices: bool = False) -> list[str]:
     """Name the checks that a look-out makes."""
     return [*(['no SCSI device appeared'] if no_devices else []),
-            f'no command line but iscsiadm\'s and rtstool\'s held a {secret}',
+            f'no command line but rtstool\'s held a {secret}',
             f'no log or temporary file holds a {secret}']
 
 

@@ -169,16 +169,14 @@ class CommandLineTest(LookoutTestCase):
         self.watch.collect()
         self.assertEqual(len(HOSTS), len(self.watch.exposed()))
 
-    def test_programs_that_take_a_password_there(self) -> None:
-        """open-iscsi and rtstool do, for what needs one."""
+    def test_a_program_that_takes_a_password_there(self) -> None:
+        """rtstool does, where it needs one; iscsiadm must not."""
         rtstool = '/a/bin/python /a/bin/cinder-rtstool '
-        record = 'iscsiadm -m node -T iqn.2026-01.a:b -p 10.77.0.20:3260 '
-        others = [record + '--op update -n node.session.auth.username -v ***',
+        others = ['iscsiadm -m node -T iqn.2026-01.a:b -p 10.77.0.20:3260 '
+                  '--op update -n node.session.auth.password -v ***',
                   'sh -c iscsiadm --password ***', rtstool + 'delete ***']
         self.watch.answers['cmp1'] = leak_watch.Answer(
-            exposed=[record + '--op update -n node.session.auth.password '
-                     '-v *** ',
-                     rtstool + 'create /dev/a/b iqn.2026-01.a:b user *** ',
+            exposed=[rtstool + 'create /dev/a/b iqn.2026-01.a:b user *** ',
                      rtstool + 'add-initiator iqn.2026-01.a:b user *** c',
                      *others],
             devices=[], files=[], journal=False, sessions=[], looks=1)
