@@ -23,7 +23,7 @@ T = TypeVar('T')
 #: Seconds between two looks at something that changes.
 POLL = 0.2
 #: Seconds that anything may take, emulated guests and busy machines included.
-PATIENCE = 300.0
+PATIENCE = 120.0
 #: Set when the lab is being torn down: whoever waits gives up.
 cancelled = threading.Event()
 

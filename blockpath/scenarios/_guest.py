@@ -41,7 +41,7 @@ TOLERANCE = 1.0
 #: Seconds after the end of a migration that still count as part of it.
 SETTLE = 2.0
 #: Records that show that the guest is writing.
-SIGN_OF_LIFE = 20
+SIGN_OF_LIFE = 100
 #: The host that the guest boots on.
 FIRST = 'cmp1'
 #: Of both hosts when a scenario begins: the host's initiator, or QEMU's.
