@@ -32,7 +32,7 @@ NOVA = '/var/lib/nova'
 _MODULES = {
     'storage': ('dm-thin-pool', 'dm-snapshot', 'target_core_mod',
                 'target_core_iblock', 'iscsi_target_mod', 'iscsi_tcp',
-                'sd_mod', 'sg', 'nf_tables'),
+                'sd_mod', 'sg'),
     'compute': ('iscsi_tcp', 'sd_mod', 'sg', 'dm-multipath',
                 'dm-round-robin', 'dm-service-time', 'dm-crypt', 'cbc',
                 'aes', 'xts', 'sha256', 'algif_skcipher', 'bridge', 'tun'),
@@ -59,12 +59,18 @@ def prepare(say: userland.Say) -> None:
 def _check_room() -> None:
     """:raises LabError: there is less memory than the hosts have"""
     needed = sum(host.memory for host in topology.KERNELS)
-    free = shutil.disk_usage(_MEMORY).free >> 20
+    try:
+        room = shutil.disk_usage(_MEMORY)
+    except FileNotFoundError:
+        raise errors.LabError(
+            f'the memory of the lab\'s hosts is in {_MEMORY}, which this '
+            'machine lacks; mount a tmpfs there') from None
+    total, free = room.total >> 20, room.free >> 20
     if free < needed:
         raise errors.LabError(
             f'the memory of the lab\'s hosts, {needed} MiB, is in {_MEMORY}, '
             f'which has {free} MiB free; enlarge it with: '
-            f'mount -o remount,size={needed + 1024}M {_MEMORY}')
+            f'mount -o remount,size={total - free + needed}M {_MEMORY}')
 
 
 def userland_of(host: topology.KernelHost, of: kernel.Kernel,

@@ -141,7 +141,7 @@ class TestConfigure(HostsTest):
 
     def test_modules(self) -> None:
         for host, needed in ((STORAGE, 'target_core_iblock'),
-                             (STORAGE, 'dm-thin-pool'), (STORAGE, 'nf_tables'),
+                             (STORAGE, 'dm-thin-pool'),
                              (CMP1, 'dm-multipath'), (CMP2, 'iscsi_tcp'),
                              (CMP2, 'dm-crypt')):
             self.assertIn(needed, self.own(
@@ -158,12 +158,20 @@ class TestPrepare(HostsTest):
         self.assertEqual(['bookworm', 'bookworm', 'trixie'], made)
 
     def test_no_room_for_their_memory(self) -> None:
-        usage = shutil.disk_usage('/')._replace(free=64 << 20)
+        usage = shutil.disk_usage('/')._replace(total=6000 << 20,
+                                                free=3000 << 20)
         self.patch(shutil, 'disk_usage', lambda path: usage)
         error = self.assertRaises(errors.LabError, hosts.prepare, print)
-        self.assertIn('4096 MiB, is in /dev/shm, which has 64 MiB free',
+        self.assertIn('4096 MiB, is in /dev/shm, which has 3000 MiB free',
                       error.message)
+        # It must not shrink, and hold what there is.
+        self.assertIn('size=7096M', error.message)
         self.assertNotIn('\n', error.message)
+
+    def test_no_place_for_their_memory(self) -> None:
+        self.patch(hosts, '_MEMORY', str(self.folder / 'missing'))
+        error = self.assertRaises(errors.LabError, hosts.prepare, print)
+        self.assertIn('which this machine lacks', error.message)
 
 
 class TestBoot(HostsTest):
