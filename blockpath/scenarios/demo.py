@@ -87,28 +87,33 @@ def _dead_portal(guest: _guest.Guest, host: str
     return guest.lab.storage.dead_portal(1)
 
 
+def _faults(name: str, wrong_chap: str, hung: str) -> tuple[Attempt, ...]:
+    """Return the attempts to move to cmp2 with one initiator that go wrong.
+
+    :param name: of the initiator
+    :param wrong_chap: part of Nova's reason for a login that is refused
+    :param hung: part of Nova's reason for portals that do not answer
+    """
+    return (
+        Attempt(f'{name}, wrong CHAP password', 'cmp2', fault=_wrong_chap,
+                reason=wrong_chap),
+        Attempt(f'{name}, another\'s volume', 'cmp2', fault=_mistaken,
+                reason='iscsi_check_identity'),
+        Attempt(f'{name}, hung portals', 'cmp2', fault=_hung_portals,
+                reason=hung),
+        Attempt(f'{name}, one portal dead: A to B', 'cmp2',
+                fault=_dead_portal, paths=1),
+    )
+
+
 PLAN = (
     Attempt('host: A to B', 'cmp2'),
     Attempt('host: B to A', 'cmp1'),
     Attempt('host to QEMU: A to B', 'cmp2', initiator=QEMU),
     Attempt('QEMU: B to A', 'cmp1'),
-    Attempt('QEMU, wrong CHAP password', 'cmp2', fault=_wrong_chap,
-            reason='513'),
-    Attempt('QEMU, another\'s volume', 'cmp2', fault=_mistaken,
-            reason='iscsi_check_identity'),
-    Attempt('QEMU, hung portals', 'cmp2', fault=_hung_portals,
-            reason='no answer within'),
-    Attempt('QEMU, one portal dead: A to B', 'cmp2', fault=_dead_portal,
-            paths=1),
+    *_faults('QEMU', '513', 'no answer within'),
     Attempt('QEMU to host: B to A', 'cmp1', initiator=HOST),
-    Attempt('host, wrong CHAP password', 'cmp2', fault=_wrong_chap,
-            reason='VolumeDeviceNotFound'),
-    Attempt('host, another\'s volume', 'cmp2', fault=_mistaken,
-            reason='iscsi_check_identity'),
-    Attempt('host, hung portals', 'cmp2', fault=_hung_portals,
-            reason='VolumeDeviceNotFound'),
-    Attempt('host, one portal dead: A to B', 'cmp2', fault=_dead_portal,
-            paths=1),
+    *_faults('host', 'VolumeDeviceNotFound', 'VolumeDeviceNotFound'),
 )
 
 

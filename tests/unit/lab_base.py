@@ -19,6 +19,7 @@ import tempfile
 
 import testtools
 
+from blockpath.machine import namespaces
 from blockpath.machine import topology
 
 
@@ -42,3 +43,14 @@ def need_namespaces(test: testtools.TestCase) -> None:
     if subprocess.run(['unshare', '--net', '--mount', 'true'],
                       capture_output=True).returncode:
         test.skipTest('namespaces can not be made here')
+
+
+def start_in(test: testtools.TestCase, name: str) -> 'subprocess.Popen[bytes]':
+    """Start a process in a network namespace; it ends with the test."""
+    child = subprocess.Popen(
+        ['nsenter', f'--net={namespaces.path(name)}', 'sleep', '60'])
+    test.addCleanup(child.wait)
+    test.addCleanup(child.kill)
+    while child.pid not in namespaces.members([name]):
+        test.assertIsNone(child.poll())
+    return child

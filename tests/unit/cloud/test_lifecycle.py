@@ -131,14 +131,7 @@ class TestNamespaces(lab_base.LabTest):
         """The kernels of hosts live in the switch."""
         children = []
         for host in (topology.CONTROL.name, topology.SWITCH):
-            name = self.site.netns(host)
-            child = subprocess.Popen(
-                ['nsenter', f'--net={namespaces.path(name)}', 'sleep', '60'])
-            self.addCleanup(child.wait)
-            self.addCleanup(child.kill)
-            while child.pid not in namespaces.members([name]):
-                self.assertIsNone(child.poll())
-            children.append(child)
+            children.append(lab_base.start_in(self, self.site.netns(host)))
         lifecycle.clear(self.site)
         self.assertEqual([], namespaces.existing(self.site))
         for child in children:

@@ -96,12 +96,7 @@ class TestNetworks(lab_base.LabTest):
 
     def test_members(self) -> None:
         name = self.site.netns('control')
-        child = subprocess.Popen(
-            ['nsenter', f'--net={namespaces.path(name)}', 'sleep', '60'])
-        self.addCleanup(child.wait)
-        self.addCleanup(child.kill)
-        while child.pid not in namespaces.members([name]):
-            self.assertIsNone(child.poll())
+        child = lab_base.start_in(self, name)
         self.assertEqual({child.pid: name}, namespaces.members(
             namespaces.existing(self.site)))
         self.assertEqual({}, namespaces.members([self.site.netns('ceph')]))
