@@ -53,7 +53,6 @@ class Hosts:
     def __init__(self, daemons: services.Daemons) -> None:
         self._site = daemons.site
         self._daemons = daemons
-        self._libvirt: dict[str, libvirt.virConnect] = {}
 
     def shell(self, host: str) -> kernel_host.Shell:
         """Run commands on a host with a kernel of its own."""
@@ -85,16 +84,11 @@ class Hosts:
                                   ('libvirtd', 'libvirtd'))}
 
     def hypervisor(self, host: str) -> libvirt.virConnect:
-        """Return a connection to a host's libvirtd, from any namespace."""
-        if host in self._libvirt:
-            try:
-                # isAlive() would not notice that libvirtd was restarted.
-                self._libvirt[host].getLibVersion()
-                return self._libvirt[host]
-            except libvirt.libvirtError:
-                pass
-        self._libvirt[host] = self._daemons.hypervisor(host)
-        return self._libvirt[host]
+        """Connect to a host's libvirtd, from any namespace.
+
+        The connection must end before the host: its end is a call, too.
+        """
+        return self._daemons.hypervisor(host)
 
     def restart(self, service: str) -> None:
         """Restart a service, or a host; it serves when this returns."""

@@ -101,6 +101,13 @@ class TestNetworks(lab_base.LabTest):
             namespaces.existing(self.site)))
         self.assertEqual({}, namespaces.members([self.site.netns('ceph')]))
 
+    def test_clients_give_up_a_host_that_has_gone(self) -> None:
+        retries = pathlib.Path('/proc/sys/net/ipv4/tcp_retries2')
+        before = retries.read_text()
+        self.assertEqual('6\n', namespaces.run_in(
+            self.site.netns('control'), retries.read_text))
+        self.assertEqual(before, retries.read_text())
+
     def test_made_twice(self) -> None:
         error = self.assertRaises(errors.LabError, namespaces.create,
                                   self.site)
