@@ -12,7 +12,6 @@
 """A guest under QEMU: its process, its cables and its agent."""
 
 from collections.abc import Sequence
-import functools
 import json
 import os
 import pathlib
@@ -24,12 +23,12 @@ from typing import Any
 
 from blockpath.guests.debian import agent
 from blockpath.guests.debian import image
-from blockpath.guests import kvm
 from blockpath.machine import errors
 from blockpath.machine import wait
 from blockpath import paths
 
 #: Network cards of every guest; those without a cable have no link.
+QEMU = 'qemu-system-x86_64'
 CARDS = 3
 MEMORY_MIB = 1024
 CPUS = 2
@@ -41,15 +40,6 @@ CMDLINE = ('root=/dev/vda rw console=ttyS0,115200 quiet loglevel=3 panic=10 '
            'mitigations=off random.trust_cpu=on 8250.nr_uarts=1 '
            'cryptomgr.notests net.ifnames=0 apparmor=0 audit=0 nokaslr '
            'systemd.unit=rig.target')
-
-
-@functools.cache
-def accelerator() -> str:
-    """QEMU's name of it: ``kvm`` where that truly boots a guest."""
-    from blockpath.guests import tiny
-    if not os.access(kvm.DEVICE, os.R_OK | os.W_OK):
-        return 'tcg'
-    return 'kvm' if kvm.domain_type(tiny.build()) == 'kvm' else 'tcg'
 
 
 class Machine:
@@ -92,10 +82,9 @@ class Machine:
     def _command(self, source: image.Image, disk: pathlib.Path,
                  monitor: socket.socket, port: socket.socket,
                  cables: Sequence[socket.socket]) -> list[str]:
-        accel = accelerator()
         command = [
-            'setpriv', '--pdeathsig', 'KILL', kvm.QEMU, '-machine', 'q35',
-            '-accel', accel, '-cpu', 'host' if accel == 'kvm' else 'max',
+            'setpriv', '--pdeathsig', 'KILL', QEMU, '-machine', 'q35',
+            '-accel', 'tcg', '-cpu', 'max',
             '-m', str(MEMORY_MIB), '-smp', str(CPUS), '-nodefaults',
             '-display', 'none', '-no-reboot',
             '-kernel', str(source.vmlinuz), '-initrd', str(source.initrd),
