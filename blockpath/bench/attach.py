@@ -11,8 +11,8 @@
 #    under the License.
 """Attaching over two portals: the series, and os-brick's base release.
 
-In the rig, whose processors are emulated: compare, do not take for absolute.
-A row has seconds, or counts of calls.
+The hosts are user-mode Linux, which starts programs slowly: compare the
+ratios. A row has seconds, or counts of calls.
 """
 
 from collections.abc import Iterable
@@ -29,23 +29,22 @@ import rich.console
 
 from blockpath.bench import claims
 from blockpath.console import report as reports
-from blockpath.guests.debian import rig
-from blockpath.guests.debian import volumes
 from blockpath.machine import errors
 from blockpath import paths
+from blockpath.testbed import testbed
+from blockpath.testbed import volumes
 
 RELEASE = '2026.2'
 TREES = {'series': '', 'os-brick': str(paths.TREES / RELEASE / 'base' /
                                        'os-brick')}
-#: Seconds that one login may take; open-iscsi tries for eight of these.
-LOGIN_S = 5
 #: How much longer than with both portals, beside one login, a volume may
 #: take to attach when one of them is dead.
 RATIO = 1.2
 SIZE_MIB = 64
 DATA_MIB = 1
 VOLUMES = 4
-RIGS = 3
+#: At once, in the flapping cycles.
+TESTBEDS = 3
 #: A portal is dead, and alive again, for so many seconds in turn.
 FLAP_S = 9.0
 #: The base release waits for a dead portal for eight logins and more.
@@ -58,11 +57,11 @@ LEFTOVERS = ('sessions', 'nodes', 'discovered', 'ifaces', 'disks', 'maps',
 def expected(rounds: int, cycles: int) -> list[str]:
     """Name the checks of a run with these options."""
     names = [f'one portal dead: at most {RATIO} times as long as with both, '
-             f'and one login of {LOGIN_S} s',
+             f'and one login of {testbed.LOGIN_S} s',
              'both portals given: no discovery']
     if cycles:
         title = _title(cycles)
-        names += [f'{cycles} times {VOLUMES} volumes: all rigs lasted',
+        names += [f'{cycles} times {VOLUMES} volumes: all testbeds lasted',
                   *(f'{title}: no {kind} left' for kind in LEFTOVERS),
                   f'{title}: no wrong bytes',
                   f'{title}: all attached and detached']
@@ -87,20 +86,20 @@ def run(report: reports.Report, rounds: int, cycles: int) -> None:
 @contextlib.contextmanager
 def _booted(report: reports.Report) -> Iterator['Bench']:
     with contextlib.ExitStack() as stack:
-        with report.step('two guests'):
-            up = stack.enter_context(rig.Rig(
+        with report.step('two hosts'):
+            up = stack.enter_context(testbed.Testbed(
                 {'storage': [volumes.STORAGE],
                  'initiator': [volumes.INITIATOR]}))
-            volumes.start(up, LOGIN_S)
         yield Bench(report, up)
 
 
 class Bench:
     """Attaches and detaches, and keeps what was measured."""
 
-    def __init__(self, report: reports.Report, up: rig.Rig) -> None:
+    def __init__(self, report: reports.Report, up: testbed.Testbed) -> None:
         self._report = report
         self._up = up
+        self._addresses = up['storage'].addresses[:2]
 
     def _inside(self, function: str, *args: Any, **kwargs: Any) -> Any:
         return self._up['initiator'].call(
@@ -117,7 +116,7 @@ class Bench:
         name = f'v{uuid.uuid4().hex[:12]}'
         initiator = self._up['initiator'].iqn
         iqn = self._outside('lio_target', name, SIZE_MIB,
-                            self._up['storage'].addresses[:2], initiator)
+                            self._addresses, initiator)
         for number in range(1, luns):
             self._outside('lio_lun', iqn, number, f'{name}-{number}',
                           SIZE_MIB)
@@ -128,17 +127,17 @@ class Bench:
 
     @contextlib.contextmanager
     def _dead(self) -> Iterator[None]:
-        self._outside('drop', 1)
+        self._outside('silence', self._addresses[1])
         try:
             yield
         finally:
-            self._outside('hear')
+            self._outside('answer')
 
     def portals(self, rounds: int) -> list[claims.Row]:
         """Both portals alive, and one dead; the tools take turns."""
         seconds: dict[tuple[str, str], list[float]] = {}
         with self._target() as iqn:
-            data = volumes.data(self._up, iqn, 0, 2)
+            data = volumes.data(self._addresses, iqn, 0)
             for number in range(rounds):
                 for case, state in (('two portals', contextlib.nullcontext()),
                                     ('one of them dead', self._dead())):
@@ -152,10 +151,10 @@ class Bench:
         alive, dead = (statistics.median(seconds[case, 'series'])
                        for case in ('two portals', 'one of them dead'))
         base = statistics.median(seconds['one of them dead', 'os-brick'])
-        limit = RATIO * alive + LOGIN_S
+        limit = RATIO * alive + testbed.LOGIN_S
         self._report.check(
             f'one portal dead: at most {RATIO} times as long as with both, '
-            f'and one login of {LOGIN_S} s', dead <= limit,
+            f'and one login of {testbed.LOGIN_S} s', dead <= limit,
             f'{dead:.1f} s, at most {limit:.1f} s; os-brick {base:.1f} s')
         return rows
 
@@ -170,7 +169,7 @@ class Bench:
         with self._target() as iqn, self._report.step('calls of iscsiadm'):
             for case, networks in (('both portals given', 2),
                                    ('one given', 1)):
-                data = volumes.data(self._up, iqn, 0, networks)
+                data = volumes.data(self._addresses[:networks], iqn, 0)
                 for tool, tree in TREES.items():
                     began = len(self._inside('calls'))
                     made = self._inside('connect', data, multipath=True,
@@ -195,12 +194,12 @@ class Bench:
         """Volumes attached and detached while a portal flaps.
 
         :param done: takes the results
-        :param numbers: of cycles to do, which other rigs take from as well
+        :param numbers: of cycles to do, which other testbeds take from as well
         :param count: of all
-        :raises LabError: a guest does not answer
+        :raises LabError: a host does not answer
         """
         with self._target(VOLUMES) as iqn:
-            told = [volumes.data(self._up, iqn, number, 2)
+            told = [volumes.data(self._addresses, iqn, number)
                     for number in range(VOLUMES)]
             before = self._inside('leftovers')
             with self._flapping():
@@ -217,7 +216,7 @@ class Bench:
         ended = threading.Event()
 
         def flap() -> None:
-            # A guest that no longer answers is told of by the cycles.
+            # The cycles report a host that no longer answers.
             with contextlib.suppress(errors.LabError):
                 while not ended.wait(FLAP_S):
                     with self._dead():
@@ -234,16 +233,16 @@ class Bench:
 
 @dataclasses.dataclass
 class Cycles:
-    """What came of those in one rig, and what was left there by kind."""
+    """The results of one testbed's cycles, and the leftovers by kind."""
 
     results: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     left: dict[str, set[str]] = dataclasses.field(default_factory=dict)
-    #: Why the rig was given up, if it was.
+    #: Why the testbed was given up, if it was.
     broken: str = ''
 
 
 def _cycles(report: reports.Report, count: int) -> list[claims.Row]:
-    """In several rigs at once, as most of the time is spent waiting."""
+    """Run them on several testbeds: most of the time is spent waiting."""
     numbers = _Shared(range(count))
 
     def some(_: int) -> Cycles:
@@ -252,15 +251,15 @@ def _cycles(report: reports.Report, count: int) -> list[claims.Row]:
             try:
                 bench.cycles(done, numbers, count)
             except errors.LabError as error:
-                # What the other rigs found is worth having all the same.
+                # The other testbeds' findings are worth having all the same.
                 done.broken = str(error)
             return done
 
-    with concurrent.futures.ThreadPoolExecutor(RIGS) as executor:
-        done = list(executor.map(some, range(min(RIGS, count))))
+    with concurrent.futures.ThreadPoolExecutor(TESTBEDS) as executor:
+        done = list(executor.map(some, range(min(TESTBEDS, count))))
     results = [result for each in done for result in each.results]
     broken = '; '.join(each.broken for each in done if each.broken)
-    report.check(f'{count} times {VOLUMES} volumes: all rigs lasted',
+    report.check(f'{count} times {VOLUMES} volumes: all testbeds lasted',
                  not broken and len(results) == count,
                  broken or f'{len(results)} of {count}')
     title = _title(count)

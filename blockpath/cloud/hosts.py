@@ -37,7 +37,8 @@ _MODULES = {
                 'dm-round-robin', 'dm-service-time', 'dm-crypt', 'cbc',
                 'aes', 'xts', 'sha256', 'algif_skcipher', 'bridge', 'tun'),
 }
-_KERNELS = paths.CACHE / 'kernel'
+#: The cache of the kernels that hosts run.
+KERNELS = paths.CACHE / 'kernel'
 #: User-mode Linux keeps a host's memory in a file here.
 _MEMORY = '/dev/shm'
 #: Of each disk of the storage host; the files are sparse.
@@ -51,7 +52,7 @@ def prepare(say: userland.Say) -> None:
     :raises LabError: it cannot be made, or there is no room to run it
     """
     _check_room()
-    found = kernel.prepare(_KERNELS, say)
+    found = kernel.prepare(KERNELS, say)
     for host in topology.KERNELS:
         userland_of(host, found, say)
 
@@ -143,7 +144,7 @@ def configure(site: topology.Site) -> None:
     key.parent.mkdir(mode=0o700)
     subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C',
                     'lab', '-f', str(key)], check=True)
-    found = kernel.prepare(_KERNELS, _say_nothing)
+    found = kernel.prepare(KERNELS, _say_nothing)
     for host in topology.KERNELS:
         system = userland_of(host, found, _say_nothing)
         setup = _setup(site, host, system.root)
@@ -164,7 +165,7 @@ def boot(site: topology.Site, host: topology.KernelHost,
 
     :raises LabError: it does not come up; with its kernel's last words
     """
-    found = kernel.prepare(_KERNELS, _say_nothing)
+    found = kernel.prepare(KERNELS, _say_nothing)
     system = userland_of(host, found, _say_nothing)
     setup = _setup(site, host, system.root)
     switch = namespaces.path(site.netns(topology.SWITCH))

@@ -158,16 +158,19 @@ class Shell:
     :ivar enter: the start of a command line that runs where the host can be
         reached
     :ivar key: the private key that it takes
-    :ivar socket: of the connection that the commands share
+    :ivar socket: of the connection that the commands share; None gives each
+        its own
     :ivar path: of programs, searched before the system's
+    :ivar attempts: to connect, one a second
     """
 
     name: str
     address: str
     enter: Sequence[str]
     key: pathlib.Path
-    socket: pathlib.Path
+    socket: pathlib.Path | None
     path: str = ''
+    attempts: int = 1
 
     def command(self, argv: Sequence[str],
                 env: Mapping[str, str] | None = None) -> list[str]:
@@ -176,13 +179,15 @@ class Shell:
         env = {'PATH': path, 'LANG': 'C.UTF-8'} | dict(env or {})
         words = ['env', *(f'{name}={value}' for name, value in env.items()),
                  *argv]
+        shared = [] if self.socket is None else [
+            '-o', 'ControlMaster=auto', '-o', 'ControlPersist=yes',
+            '-o', f'ControlPath={self.socket}']
         return [*self.enter, 'ssh', '-F', '/dev/null', '-i', str(self.key),
                 '-o', 'StrictHostKeyChecking=no',
                 '-o', 'UserKnownHostsFile=/dev/null',
                 '-o', 'LogLevel=ERROR', '-o', 'BatchMode=yes',
                 '-o', 'ConnectTimeout=5', '-o', 'ServerAliveInterval=10',
-                '-o', 'ControlMaster=auto', '-o', 'ControlPersist=yes',
-                '-o', f'ControlPath={self.socket}',
+                '-o', f'ConnectionAttempts={self.attempts}', *shared,
                 f'root@{self.address}', '--', shlex.join(words)]
 
     def run(self, argv: Sequence[str], env: Mapping[str, str] | None = None,

@@ -17,8 +17,10 @@ that a record never names a stranger that got the same id later.
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,6 +28,7 @@ import pathlib
 import signal
 import subprocess
 import time
+from typing import Any
 
 from blockpath.machine import errors
 
@@ -147,6 +150,29 @@ class Records:
 
     def forget(self, name: str) -> None:
         (self.run / f'{name}.json').unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def bound(argv: Sequence[str], **options: Any
+          ) -> 'Iterator[subprocess.Popen[bytes]]':
+    """Run a program that is killed when the block ends.
+
+    It is killed with the thread that started it, too, however that ends.
+    Ctrl-C does not reach it.
+
+    :param options: for :class:`subprocess.Popen`
+    """
+    process = subprocess.Popen(['setpriv', '--pdeathsig', 'KILL', *argv],
+                               start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        _signal(os.killpg, process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def _reap(pids: Iterable[int]) -> None:

@@ -41,13 +41,13 @@ Say = Callable[[str], None]
 #: Of every host.
 _PACKAGES = (
     'systemd-sysv', 'udev', 'dbus', 'openssh-server', 'iproute2', 'kmod',
-    'procps', 'open-iscsi', 'multipath-tools', 'lvm2', 'genisoimage',
+    'procps', 'open-iscsi', 'multipath-tools', 'lvm2',
     'thin-provisioning-tools', 'cryptsetup-bin', 'libvirt-daemon-system',
     'libvirt-daemon-driver-qemu', 'libvirt-clients', 'qemu-system-x86',
     'qemu-utils', 'qemu-block-extra', 'libiscsi-bin', 'libnbd-bin',
     'python3-venv', 'python3-rbd', 'python3-rados', 'python3-libvirt',
-    'python3-libnbd', 'targetcli-fb', 'ceph-common', 'sudo', 'nftables',
-    'ca-certificates', 'sg3-utils', 'genisoimage', 'dosfstools')
+    'python3-libnbd', 'targetcli-fb', 'ceph-common', 'sudo', 'tgt',
+    'lsscsi', 'ca-certificates', 'sg3-utils', 'genisoimage', 'dosfstools')
 #: Not needed by a host that lives for minutes: they cost time at its start.
 _MASKED = (
     'apt-daily.timer', 'apt-daily-upgrade.timer', 'dpkg-db-backup.timer',
@@ -62,7 +62,8 @@ _MASKED = (
     'sys-kernel-tracing.mount', 'modprobe@drm.service',
     'modprobe@efi_pstore.service', 'modprobe@fuse.service',
     'dev-hugepages.mount', 'dev-mqueue.mount', 'libvirt-guests.service',
-    'open-iscsi.service', 'virtlockd.socket', 'virtlockd-admin.socket')
+    'open-iscsi.service', 'virtlockd.socket', 'virtlockd-admin.socket',
+    'tgt.service')
 #: Documentation is a third of what would be unpacked.
 _LEFT_OUT = ('/usr/share/man/*', '/usr/share/doc/*', '/usr/share/locale/*',
              '/usr/share/info/*')

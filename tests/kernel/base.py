@@ -9,9 +9,10 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""The rig, booted once for all tests, and what they share."""
+"""The testbed, booted once for all tests, and what they share."""
 
 import atexit
+from collections.abc import Callable
 import functools
 import os
 import time
@@ -22,47 +23,59 @@ import testtools
 
 from blockpath import errors
 from blockpath.guests.debian import rig
-from blockpath.guests.debian import volumes
+from blockpath.testbed import testbed
+from blockpath.testbed import volumes
 
-#: Imported before the first call, while the guests start.
+#: Imported before the first call, while the hosts start.
 MODULES = {'storage': (volumes.STORAGE, 'tests.kernel.host_scope'),
            'initiator': (volumes.INITIATOR,)}
 SIZE_MIB = 64
-#: Cinder's volumes have 1 GiB, and a failed test leaves its own.
-GROUP_MIB = 8300
+#: Of each session: what cannot succeed ends the sooner.
+LOGINS = 2
 #: How much of a volume the tests write and compare.
 DATA_MIB = 4
-#: Of one login; by open-iscsi's defaults it is tried for eight of these.
-LOGIN_S = 5
 CHAP = ['volume-user', 'volume-password-12']
 
 
 @functools.cache
-def shared() -> rig.Rig:
-    """Up until this process ends."""
-    up = rig.Rig(MODULES)
-    up.__enter__()
-    atexit.register(up.close)
-    volumes.start(up, LOGIN_S)
-    return up
+def kernels() -> testbed.Testbed:
+    """Return hosts that are user-mode Linux, up until this process ends."""
+    return _last(testbed.Testbed(MODULES, logins=LOGINS))
+
+
+@functools.cache
+def guests() -> rig.Rig:
+    """Return emulated hosts, up until this process ends."""
+    return _last(rig.Rig({'storage': (volumes.STORAGE,),
+                          'initiator': (volumes.INITIATOR,)}))
+
+
+def _last(hosts: Any) -> Any:
+    hosts.__enter__()
+    atexit.register(hosts.close)
+    return hosts
 
 
 @functools.cache
 def volume_group() -> None:
-    """See to it that the storage guest has one for Cinder."""
-    shared()['storage'].call('tests.kernel.lvm:prepare', GROUP_MIB)
+    """Make a volume group for Cinder on the storage host, once."""
+    kernels()['storage'].call('tests.kernel.lvm:prepare', testbed.DISK)
 
 
-class RigTestCase(testtools.TestCase):
-    """A clean initiator before and after each test."""
+class KernelTestCase(testtools.TestCase):
+    """A clean initiator before and after each test.
+
+    :cvar hosts: returns them, by name
+    """
+
+    hosts: Callable[[], Any] = staticmethod(kernels)
 
     def setUp(self) -> None:
         super().setUp()
         if os.geteuid():
-            self.skipTest('the rig needs root')
-        self.rig = shared()
-        self.initiator = self.rig['initiator']
-        self.storage = self.rig['storage']
+            self.skipTest('hosts with kernels need root')
+        self.initiator = self.hosts()['initiator']
+        self.storage = self.hosts()['storage']
         self.name = f'v{uuid.uuid4().hex[:12]}'
         self.before = self.leftovers()
         began = len(self.inside('calls'))
@@ -79,12 +92,12 @@ class RigTestCase(testtools.TestCase):
             self.addDetail(name, testtools.content.text_content(text))
 
     def inside(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a function of ``initiator.py`` in the initiator."""
+        """Call a function of ``initiator.py`` on the initiator."""
         return self.initiator.call(f'{volumes.INITIATOR}:{function}',
                                    *args, **kwargs)
 
     def outside(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a function of ``storage.py`` in the storage guest."""
+        """Call a function of ``storage.py`` on the storage host."""
         return self.storage.call(f'{volumes.STORAGE}:{function}',
                                  *args, **kwargs)
 
@@ -114,35 +127,34 @@ class RigTestCase(testtools.TestCase):
     def tidy(self) -> None:
         """Drop what a failed test left, for those that follow."""
         self.initiator.shell(
-            'for card in 0 1 2; do ip link set eth$card up; done; '
             'multipath -F || true; iscsiadm -m session -u || true; '
             'rm -rf /etc/iscsi/nodes/* /etc/iscsi/send_targets/*; '
             'ip route flush proto 77; '
-            'rm -f /run/rig/hold /run/rig/fail')
-        self.outside('hear')
+            'rm -f /run/testbed/hold /run/testbed/fail')
+        self.outside('answer')
 
     def hold(self, text: str) -> None:
         """Let the next traced call with this text wait; see ``held``."""
-        self.addCleanup(self.initiator.shell, 'rm -f /run/rig/hold')
-        self.initiator.shell('rm -f /run/rig/held; '
-                             'cat >/run/rig/hold', stdin=f'{text}\n')
+        self.addCleanup(self.initiator.shell, 'rm -f /run/testbed/hold')
+        self.initiator.shell('rm -f /run/testbed/held; '
+                             'cat >/run/testbed/hold', stdin=f'{text}\n')
 
     def held(self, seconds: float = 60) -> None:
         """Returns when a call waits."""
-        self.wait('held call', seconds, 'test -s /run/rig/held')
+        self.wait('held call', seconds, 'test -s /run/testbed/held')
 
     def let_fail(self, text: str) -> None:
         """Let traced calls with this text fail until ``recover``."""
         self.addCleanup(self.recover)
-        self.initiator.shell('cat >/run/rig/fail', stdin=f'{text}\n')
+        self.initiator.shell('cat >/run/testbed/fail', stdin=f'{text}\n')
 
     def recover(self) -> None:
-        self.initiator.shell('rm -f /run/rig/fail')
+        self.initiator.shell('rm -f /run/testbed/fail')
 
     def silence(self, network: int) -> None:
         """Let the portals in a network no longer answer."""
-        self.addCleanup(self.outside, 'hear')
-        self.outside('drop', network)
+        self.addCleanup(self.outside, 'answer')
+        self.outside('silence', self.storage.addresses[network])
 
     def cross(self) -> None:
         """Let both of the first networks lead to the portals in both."""
@@ -150,10 +162,10 @@ class RigTestCase(testtools.TestCase):
         for card in 0, 1:
             address = self.storage.addresses[card]
             through = self.storage.addresses[1 - card]
-            lines += [f'ip route add {address} dev eth{card} metric 10 '
+            lines += [f'ip route add {address} dev vec{card} metric 10 '
                       'proto 77',
                       f'ip route add {address} via {through} '
-                      f'dev eth{1 - card} metric 20 proto 77']
+                      f'dev vec{1 - card} metric 20 proto 77']
         self.initiator.shell('; '.join(lines))
 
     def sessions(self) -> list[tuple[str, str]]:
@@ -162,8 +174,9 @@ class RigTestCase(testtools.TestCase):
 
     def data(self, iqn: str, lun: int, networks: int = 1,
              chap: list[str] | None = None) -> dict[str, Any]:
-        """What a driver tells of the volume: ``connection_info['data']``."""
-        return volumes.data(self.rig, iqn, lun, networks, chap or ())
+        """Return what a driver answers: ``connection_info['data']``."""
+        return volumes.data(self.storage.addresses[:networks], iqn, lun,
+                            chap or ())
 
     def check_data(self, device: str, backing: str) -> None:
         """What is written to the device is what the storage side has."""
@@ -179,7 +192,7 @@ class RigTestCase(testtools.TestCase):
     def wait(self, what: str, seconds: float, script: str) -> float:
         """Until a script ends well in the initiator; returns the seconds."""
         start = time.monotonic()
-        while self.initiator.agent.start('bash', '-c', script).result().code:
+        while self.initiator.result('sh', '-c', script).code:
             if time.monotonic() - start > seconds:
                 raise errors.BlockpathError(f'no {what} in {seconds:g} s')
             time.sleep(0.5)

@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Called in the storage guest: the LVM driver with a target for each host.
+"""Called on the storage host: the LVM driver with a target for each host.
 
 With Cinder's database, of which the driver reads what is attached. Each call
 is a process of its own, and so as a service that was started anew.

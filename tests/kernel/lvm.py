@@ -9,21 +9,18 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Called in the storage guest: Cinder's LVM driver, without its services.
+"""Called on the storage host: Cinder's LVM driver, without its services.
 
 The configuration is a file as an operator writes it, and the driver is made
 as the volume manager makes it. There is no database: a volume is an object
 that was never saved, and goes to and fro as a dict.
 """
 
-import contextlib
-import io
 import pathlib
 import subprocess
 import sys
 from typing import Any
 
-from cinder.cmd import rtstool as rtstool_command
 from cinder import context
 from cinder import exception
 from cinder import objects
@@ -40,45 +37,24 @@ from cinder.volume.targets import driver as target_driver  # noqa: E402
 
 CONF = pathlib.Path('/etc/cinder/cinder.conf')
 STATE = pathlib.Path('/var/lib/cinder')
-BACKING = '/var/lib/rig/cinder-volumes'
 #: Root already, so the filters are not in the way: just run it.
 ROOTWRAP = '#!/bin/sh\nshift\nexec "$@"\n'
 FIELDS = ('id', 'size', 'host', 'provider_location', 'provider_auth')
 
 
-def prepare(mib: int) -> None:
-    """A volume group on a loop device, and the programs in PATH."""
-    client = pathlib.Path(__file__).with_name('rtstool_client.py')
-    for name, text in (('cinder-rootwrap', ROOTWRAP),
-                       ('cinder-rtstool', client.read_text())):
-        path = pathlib.Path('/usr/local/bin') / name
-        path.write_text(text)
-        path.chmod(0o755)
-    for folder in (STATE / 'volumes', CONF.parent, pathlib.Path('/etc/target'),
-                   pathlib.Path(BACKING).parent):
+def prepare(device: str) -> None:
+    """Make a volume group on a disk, and have the programs in sudo's PATH."""
+    programs = pathlib.Path('/usr/local/bin')
+    (programs / 'cinder-rootwrap').write_text(ROOTWRAP)
+    (programs / 'cinder-rootwrap').chmod(0o755)
+    (programs / 'cinder-rtstool').symlink_to(
+        pathlib.Path(sys.executable).with_name('cinder-rtstool'))
+    for folder in (STATE / 'volumes', CONF.parent):
         folder.mkdir(parents=True, exist_ok=True)
     tgt = pathlib.Path('/etc/tgt/conf.d/cinder.conf')
     tgt.write_text(f'include {STATE}/volumes/*\n')
-    with open(BACKING, 'wb') as file:
-        file.truncate(mib << 20)
-    device = subprocess.run(['losetup', '--find', '--show', BACKING],
-                            check=True, capture_output=True,
-                            text=True).stdout.strip()
     subprocess.run(['vgcreate', '-q', 'cinder-volumes', device], check=True,
                    capture_output=True)
-
-
-def rtstool(arguments: list[str]) -> dict[str, Any]:
-    """cinder-rtstool's main: its exit ``code`` and ``stdout``."""
-    sys.argv = ['cinder-rtstool', *arguments]
-    out = io.StringIO()
-    code: Any
-    with contextlib.redirect_stdout(out):
-        try:
-            code = rtstool_command.main()
-        except SystemExit as end:
-            code = end.code
-    return {'code': code or 0, 'stdout': out.getvalue()}
 
 
 def configure(helper: str, addresses: list[str], protocol: str) -> None:
@@ -87,7 +63,7 @@ def configure(helper: str, addresses: list[str], protocol: str) -> None:
 enabled_backends = lvm
 state_path = {STATE}
 [oslo_concurrency]
-lock_path = /run/rig/cinder-locks
+lock_path = /run/testbed/cinder-locks
 [lvm]
 volume_driver = cinder.volume.drivers.lvm.LVMVolumeDriver
 volume_group = cinder-volumes

@@ -44,7 +44,7 @@ migration.db_sync()
 
 @functools.cache
 def database() -> str:
-    """An empty one of Cinder's, where the guests find it."""
+    """An empty one of Cinder's, where the hosts find it."""
     path = paths.BUILD / 'kernel' / 'cinder.sqlite'
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -53,8 +53,8 @@ def database() -> str:
     return str(path)
 
 
-class TestHostScope(base.RigTestCase):
-    """Left is the initiator guest's kernel, right is QEMU there.
+class TestHostScope(base.KernelTestCase):
+    """Left is the initiator's kernel, right is QEMU there.
 
     Each portal is in a network of its own.
     """
@@ -74,14 +74,14 @@ class TestHostScope(base.RigTestCase):
         self.assertEqual([], self.cinder('devices'))
 
     def test_tgt(self) -> None:
-        def anew() -> None:
+        def restart() -> None:
             self.outside('tgt_stop')
             self.outside('tgt_start')
 
         self.addCleanup(self.tidy)
         self.addCleanup(self.outside, 'tgt_stop')
         self.outside('tgt_start')
-        self.check('tgtadm', anew)
+        self.check('tgtadm', restart)
 
     def check(self, helper: str, forget: Any) -> None:
         """:param forget: has the storage forget its targets"""
@@ -155,14 +155,14 @@ class TestHostScope(base.RigTestCase):
             'json:' + json.dumps(disk), stdin=told['auth_password'])
 
     def found(self, told: dict[str, Any]) -> list[int]:
-        """What REPORT LUNS lists to the right host, but for tgtd's own."""
+        """Return the LUNs that the right host sees, without tgtd's own."""
         for _ in range(4):
             # The first command to a LUN that was added is refused by LIO.
-            end = self.initiator.agent.start(
+            end = self.initiator.result(
                 'iscsi-ls', '-i', RIGHT, '-s',
                 f'iscsi://{told["target_portal"]}', env={
                     'LIBISCSI_CHAP_USERNAME': told['auth_username'],
-                    'LIBISCSI_CHAP_PASSWORD': told['auth_password']}).result()
+                    'LIBISCSI_CHAP_PASSWORD': told['auth_password']})
             if end.code == 0:
                 break
         # By each portal.

@@ -13,13 +13,13 @@
 
 from typing import Any
 
-from blockpath.guests.debian import agent
+from blockpath.testbed import agent
 from tests.kernel import base
 
-BOTH = {'iscsi_ifaces': ['left=tcp.eth0', 'right=tcp.eth1']}
+BOTH = {'iscsi_ifaces': ['left=tcp.vec0', 'right=tcp.vec1']}
 
 
-class TestIfaces(base.RigTestCase):
+class TestIfaces(base.KernelTestCase):
 
     def setUp(self) -> None:
         super().setUp()
@@ -40,7 +40,7 @@ class TestIfaces(base.RigTestCase):
             [(address, iface) for address in self.storage.addresses[:2]
              for iface in ('left', 'right')], self.sessions())
         self.wait('four active paths', 30, self.paths('active', 4))
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
         self.assertEqual(['left', 'right'], self.leftovers()['ifaces'])
         # As after a change of the configuration.
         self.inside('disconnect', data, device, multipath=True)
@@ -50,13 +50,13 @@ class TestIfaces(base.RigTestCase):
         """As Nova's single option: an iface of the operator's."""
         self.initiator.shell(
             'iscsiadm -m iface -I mine --op new; iscsiadm -m iface -I mine '
-            '--op update -n iface.net_ifacename -v eth1')
+            '--op update -n iface.net_ifacename -v vec1')
         self.cross()
         data = self.data(self.lio(), 0)
         device = self.inside('connect', data, transport='mine')
         self.assertEqual([(self.storage.addresses[0], 'mine')],
                          self.sessions())
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
         self.inside('disconnect', data, device, transport='mine')
         self.assert_nothing_but_ifaces()
 
@@ -65,7 +65,7 @@ class TestIfaces(base.RigTestCase):
         self.cross()
         iqn = self.lio(networks=2)
         data = self.data(iqn, 0)
-        settings = {'iscsi_ifaces': ['right=tcp.eth1']}
+        settings = {'iscsi_ifaces': ['right=tcp.vec1']}
         device = self.inside('connect', data, multipath=True,
                              settings=settings)
         self.assertEqual([(address, 'right')
@@ -81,7 +81,7 @@ class TestIfaces(base.RigTestCase):
         """Connect over a card that no portal can be reached by."""
         data = self.data(self.lio(networks=2), 0, 2)
         self.inside('connect', data,
-                    settings={'iscsi_ifaces': ['lost=tcp.eth2'], **settings})
+                    settings={'iscsi_ifaces': ['lost=tcp.vec2'], **settings})
         return data
 
     def test_default_instead(self) -> None:

@@ -11,14 +11,14 @@
 #    under the License.
 """os-brick attaches volumes of LIO and tgt with a kernel's initiator."""
 
-from blockpath.guests.debian import volumes
+from blockpath.testbed import volumes
 from tests.kernel import base
 
 #: One block waits for as long as a path takes to be given up.
 STALL_S = 30.0
 
 
-class TestIscsi(base.RigTestCase):
+class TestIscsi(base.KernelTestCase):
 
     def test_chap_over_one_path(self) -> None:
         """LIO, one portal, CHAP."""
@@ -26,7 +26,7 @@ class TestIscsi(base.RigTestCase):
         data = self.data(iqn, 0, chap=base.CHAP)
         device = self.inside('connect', data)
         self.assertTrue(device['path'].startswith('/dev/'))
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
         self.inside('disconnect', data, device)
         self.assert_clean()
 
@@ -44,7 +44,7 @@ class TestIscsi(base.RigTestCase):
         self.assertIn('multipath_id', device)
         self.wait('two active paths', 30, self.paths('active', 2))
         self.assertEqual(2, len(self.leftovers()['sessions']))
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
         self.inside('disconnect', data, device, multipath=True)
         self.assert_clean()
 
@@ -54,19 +54,21 @@ class TestIscsi(base.RigTestCase):
         data = self.data(iqn, 0, 2)
         device = self.inside('connect', data, multipath=True)
         self.wait('two active paths', 30, self.paths('active', 2))
+        stop = f'/run/{self.name}'
         writing = self.initiator.start_call(
-            f'{volumes.INITIATOR}:write_for', device['path'], 30,
+            f'{volumes.INITIATOR}:write_until', stop, device['path'],
             base.DATA_MIB, 2)
         self.initiator.link(1, up=False)
         self.addCleanup(self.initiator.link, 1, up=True)
         lost = self.wait('lost path', 30, self.paths('failed', 1))
         self.initiator.link(1, up=True)
         back = self.wait('path back', 40, self.paths('active', 2))
+        self.initiator.shell(f'touch {stop}')
         result = writing.wait()
         self.detail(lost=f'{lost:.1f}', back=f'{back:.1f}',
                     writing=str(result))
         self.assertLess(result['longest'], STALL_S)
         self.assertEqual(result['sha256'], self.outside(
-            'digest', f'/var/lib/rig/{self.name}', base.DATA_MIB))
+            'digest', f'/var/lib/testbed/{self.name}', base.DATA_MIB))
         self.inside('disconnect', data, device, multipath=True)
         self.assert_clean()

@@ -9,14 +9,19 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""iSER over a software RDMA device on each guest's third card."""
+"""iSER over a software RDMA device on each host's third card.
+
+The kernel of user-mode Linux has no RDMA, so the hosts are emulated.
+"""
 
 from tests.kernel import base
 
 CARD = 2
 
 
-class TestIser(base.RigTestCase):
+class TestIser(base.KernelTestCase):
+
+    hosts = staticmethod(base.guests)
 
     def setUp(self) -> None:
         super().setUp()
@@ -42,7 +47,7 @@ class TestIser(base.RigTestCase):
                                                   'session'))
         path = f'/dev/disk/by-path/ip-{portal}-iscsi-{iqn}-lun-0'
         self.wait('disk', 30, f'test -e {path}')
-        self.check_data(path, f'/var/lib/rig/{self.name}')
+        self.check_data(path, f'/var/lib/testbed/{self.name}')
         self.initiator.shell(f'{which} --logout; {which} -o delete')
         self.assertEqual(self.before['sessions'],
                          self.leftovers()['sessions'])
@@ -55,7 +60,7 @@ class TestIser(base.RigTestCase):
                              transport='iser')
         self.assertIn('iser:', self.initiator.run('iscsiadm', '-m',
                                                   'session'))
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
         self.inside('disconnect', data, device, protocol='ISER',
                     transport='iser')
         self.assert_clean()

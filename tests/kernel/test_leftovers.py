@@ -15,8 +15,8 @@ What is left of a volume on a host that has no right to it any more is what
 CVE-2023-2088 was about.
 """
 
-from blockpath.guests.debian import agent
-from blockpath.guests.debian import volumes
+from blockpath.testbed import agent
+from blockpath.testbed import volumes
 from tests.kernel import base
 
 #: What os-brick calls on the way, with two portals: a part of each command.
@@ -26,7 +26,7 @@ STEPS = ('--op new', 'node.session.scan', 'initial_login_retry_max',
 NEEDED = ('--op new', '--login', 'multipath -C')
 
 
-class TestLeftovers(base.RigTestCase):
+class TestLeftovers(base.KernelTestCase):
 
     def setUp(self) -> None:
         super().setUp()
@@ -42,9 +42,9 @@ class TestLeftovers(base.RigTestCase):
                     f'{volumes.INITIATOR}:connect', self.volume,
                     multipath=True)
                 self.held()
-                self.assertTrue(call.kill())
+                call.kill()
                 self.assertRaises(agent.CallFailed, call.wait)
-                self.initiator.shell('rm -f /run/rig/hold')
+                self.initiator.shell('rm -f /run/testbed/hold')
                 self.inside('disconnect', self.volume, None, multipath=True)
                 self.assert_clean()
 

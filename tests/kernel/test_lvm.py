@@ -21,7 +21,7 @@ SLOW_S = 240.0
 IPV6 = 'fd77::'
 
 
-class TestLvm(base.RigTestCase):
+class TestLvm(base.KernelTestCase):
 
     def setUp(self) -> None:
         super().setUp()
@@ -76,6 +76,6 @@ class TestLvm(base.RigTestCase):
         self.assert_clean()
 
     def add_ipv6(self) -> None:
-        for guest, number in ((self.storage, 1), (self.initiator, 2)):
-            guest.shell(f'ip -6 address replace {IPV6}{number}/64 dev eth2 '
+        for host, number in ((self.storage, 1), (self.initiator, 2)):
+            host.shell(f'ip -6 address replace {IPV6}{number}/64 dev vec2 '
                         'nodad')

@@ -11,11 +11,11 @@
 #    under the License.
 """Paths that are told, that are found, that are dead, that are others'."""
 
-from blockpath.guests.debian import agent
+from blockpath.testbed import agent
 from tests.kernel import base
 
 
-class TestPaths(base.RigTestCase):
+class TestPaths(base.KernelTestCase):
 
     def count(self, text: str, began: int) -> int:
         return sum(text in ' '.join(call)
@@ -29,8 +29,8 @@ class TestPaths(base.RigTestCase):
         self.assertIn('multipath_id', device)
         self.assertEqual([(self.storage.addresses[0], 'default')],
                          self.sessions())
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
-        self.outside('hear')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
+        self.outside('answer')
         again = self.inside('connect', data, multipath=True)
         self.assertEqual(device['path'], again['path'])
         self.wait('two active paths', 30, self.paths('active', 2))
@@ -63,7 +63,7 @@ class TestPaths(base.RigTestCase):
         self.assertEqual([(address, 'default')
                           for address in self.storage.addresses[:2]],
                          self.sessions())
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
         self.inside('disconnect', data, device, multipath=True)
         self.assertEqual(0, self.count(f'{foreign} --login', began))
         left = self.leftovers()
@@ -80,6 +80,6 @@ class TestPaths(base.RigTestCase):
         error = self.assertRaises(agent.CallFailed, self.inside, 'connect',
                                   data, multipath=True)
         self.assertIn('different volumes', str(error))
-        self.check_data(there['path'], f'/var/lib/rig/{self.name}-1')
+        self.check_data(there['path'], f'/var/lib/testbed/{self.name}-1')
         self.inside('disconnect', other, there)
         self.assert_clean()

@@ -11,9 +11,9 @@
 #    under the License.
 """Credentials on their way to open-iscsi, and targets that check them."""
 
-from blockpath.guests.debian import agent
-from blockpath.guests.debian import volumes
 from blockpath import paths
+from blockpath.testbed import agent
+from blockpath.testbed import volumes
 from tests.kernel import base
 
 BASE = str(paths.TREES / '2026.2/base/os-brick')
@@ -23,7 +23,7 @@ OTHER = ['volume-user', 'another-password-33']
 SCAN_S = 300
 
 
-class TestSecrets(base.RigTestCase):
+class TestSecrets(base.KernelTestCase):
 
     def scan(self, data: dict, **options: str) -> list[str]:
         """Programs with the password on their command line meanwhile."""
@@ -66,7 +66,7 @@ class TestSecrets(base.RigTestCase):
             'mutual_auth_username': MUTUAL[0],
             'mutual_auth_password': MUTUAL[1]}
         device = self.inside('connect', data)
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
         self.inside('disconnect', data, device)
         self.assert_clean()
         self.assertRaises(
@@ -88,8 +88,8 @@ class TestSecrets(base.RigTestCase):
         second = self.data(iqn, 1, chap=OTHER)
         added = self.inside('connect', second)
         self.assertEqual(session, self.leftovers()['sessions'])
-        self.check_data(device['path'], f'/var/lib/rig/{self.name}')
-        self.check_data(added['path'], f'/var/lib/rig/{self.name}-1')
+        self.check_data(device['path'], f'/var/lib/testbed/{self.name}')
+        self.check_data(added['path'], f'/var/lib/testbed/{self.name}-1')
         self.inside('disconnect', second, added)
         self.inside('disconnect', first, device)
         self.assert_clean()

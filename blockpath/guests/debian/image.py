@@ -186,8 +186,6 @@ def _configure(root: pathlib.Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(recipe.FILES / name, path)
         path.chmod(mode)
-    for name in recipe.TRACED:
-        (root / 'usr/local/sbin' / name).symlink_to('rig-traced')
     (root / 'etc/hostname').write_text('guest\n')
     (root / 'etc/hosts').write_text('127.0.0.1 localhost guest\n')
     (root / 'etc/fstab').write_text('')

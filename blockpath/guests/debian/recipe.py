@@ -52,10 +52,7 @@ INSTALLED = {
     'python.sh': ('usr/local/bin/tree-python', 0o755),
     'rig.target': ('etc/systemd/system/rig.target', 0o644),
     'sitecustomize.py': ('usr/local/lib/rig/python/sitecustomize.py', 0o644),
-    'traced.sh': ('usr/local/sbin/rig-traced', 0o755),
 }
-#: Programs whose calls are recorded, and can be held; see ``traced.sh``.
-TRACED = ('iscsiadm', 'multipath', 'multipathd')
 
 
 def digest(mirror: str) -> str:

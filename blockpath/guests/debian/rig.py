@@ -32,7 +32,8 @@ from blockpath.guests.debian import snapshot
 from blockpath import paths
 
 #: In this order: the last number of their addresses, from 11 on.
-ROLES = ('storage', 'initiator')
+INITIATOR = 'initiator'
+ROLES = ('storage', INITIATOR)
 NETWORKS = 3
 WAKE_S = 60.0
 FOLDER = 'blockpath-rig-'
@@ -66,6 +67,10 @@ class Guest:
         :raises CommandFailed: its exit code is not 0.
         """
         return self.agent.start(*argv, **options).wait()
+
+    def result(self, *argv: str, **options: Any) -> agent.Result:
+        """Run a command to its end, whatever that is."""
+        return self.agent.start(*argv, **options).result()
 
     def shell(self, script: str, **options: Any) -> str:
         """The same of a few lines for bash, the first error ending it."""
@@ -108,6 +113,8 @@ class Guest:
             mac = f'52:54:00:77:{card:02x}:{self._number:02x}'
             lines += [f'ip link set eth{card} address {mac} up',
                       f'ip address add {address}/24 dev eth{card}']
+        if self.name == INITIATOR:
+            lines.append('systemctl start iscsid multipathd')
         lines.append('tree-python -m blockpath.guests.debian.files.server '
                      f'{" ".join(modules)} </dev/null '
                      '>/run/rig/server.log 2>&1 &')

@@ -165,3 +165,37 @@ class TestProcesses(lab_base.LabTest):
         log.write_text(''.join(f'{i}\n\n' for i in range(20000)))
         process = processes.Process('thing', 0, 0, '', str(log))
         self.assertEqual(['19998', '19999'], process.tail(2))
+
+
+class TestBound(lab_base.LabTest):
+
+    def test_stubborn_program_and_its_child_end_with_the_block(self) -> None:
+        with processes.bound([sys.executable, '-c', STUBBORN],
+                             stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            child = int(process.stdout.readline())
+            self.assertIsNotNone(processes.start_ticks(child))
+        self.assert_ended(process.pid, child)
+
+    def test_program_ends_with_its_starter(self) -> None:
+        starter = subprocess.Popen(
+            [sys.executable, '-c',
+             'import time\n'
+             'from blockpath.machine import processes\n'
+             'with processes.bound(["sleep", "60"]) as process:\n'
+             '    print(process.pid, flush=True)\n'
+             '    time.sleep(60)\n'], stdout=subprocess.PIPE)
+        assert starter.stdout
+        program = int(starter.stdout.readline())
+        self.assertIsNotNone(processes.start_ticks(program))
+        starter.kill()
+        starter.communicate()
+        self.assert_ended(program)
+
+    def assert_ended(self, *pids: int) -> None:
+        for _ in range(500):
+            left = [pid for pid in pids if processes.start_ticks(pid)]
+            if not left:
+                return
+            time.sleep(0.02)
+        self.fail(f'processes {left} are left')

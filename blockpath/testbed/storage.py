@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Called in the storage guest: targets of LIO and tgt, by hand."""
+"""Called on the storage host: targets of LIO and tgt, by hand."""
 
 import hashlib
 import pathlib
@@ -19,9 +19,11 @@ from typing import Any
 
 import rtslib_fb
 
-FOLDER = pathlib.Path('/var/lib/rig')
+FOLDER = pathlib.Path('/var/lib/testbed')
 PREFIX = 'iqn.2026-01.com.example'
 PORT = 3260
+#: Marks the routing rules of ``silence``.
+PROTOCOL = '77'
 
 
 def make_file(name: str, mib: int) -> str:
@@ -90,19 +92,15 @@ def _tpg(iqn: str) -> rtslib_fb.TPG:
         rtslib_fb.Target(rtslib_fb.FabricModule('iscsi'), iqn), 1)
 
 
-def drop(card: int) -> None:
-    """No longer hear what comes to targets by a network card."""
-    rule = f'iifname eth{card} tcp dport {PORT} drop'
-    subprocess.run(['nft', '-f', '-'], check=True, text=True, input=(
-        'add table inet rig\n'
-        'add chain inet rig input { type filter hook input priority 0; }\n'
-        f'add rule inet rig input {rule}\n'))
+def silence(address: str) -> None:
+    """No longer answer from one of the host's addresses."""
+    subprocess.run(['ip', 'rule', 'add', 'from', address, 'blackhole',
+                    'protocol', PROTOCOL], check=True)
 
 
-def hear() -> None:
-    """Hear all again."""
-    subprocess.run(['nft', 'delete', 'table', 'inet', 'rig'], check=False,
-                   capture_output=True)
+def answer() -> None:
+    """Answer from all addresses again."""
+    subprocess.run(['ip', 'rule', 'flush', 'protocol', PROTOCOL], check=True)
 
 
 def lio_clear() -> None:
@@ -120,11 +118,10 @@ def tgt_start() -> None:
 
 
 def tgt_stop() -> None:
-    """End it, whatever is connected."""
-    subprocess.run(['tgt-admin', '--update', 'ALL', '--force', '-c',
-                    '/dev/null'], check=False, capture_output=True)
-    _tgtadm('sys', 'update', '--name', 'State', '-v', 'offline', check=False)
-    _tgtadm('system', 'delete', check=False)
+    """Kill it, whatever is connected."""
+    kill = ['pkill', '-KILL', '--exact', 'tgtd']
+    while subprocess.run(kill).returncode == 0:
+        time.sleep(0.1)
 
 
 def tgt_target(name: str, mib: int, chap: list[str] | None = None,

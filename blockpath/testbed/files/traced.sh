@@ -3,26 +3,26 @@
 # the program. A record is a line: process id, seconds since boot, name and
 # arguments, each after a unit separator.
 #
-# A call whose arguments hold the text in /run/rig/hold, while that file is
-# there, waits for its removal; /run/rig/held then has its process id. One
-# whose arguments hold that in /run/rig/fail does nothing but fail.
+# A call whose arguments hold the text in /run/testbed/hold, while that file is
+# there, waits for its removal; /run/testbed/held then has its process id. One
+# whose arguments hold that in /run/testbed/fail does nothing but fail.
 name=${0##*/}
 read -r uptime _ </proc/uptime
 line=$$$(printf '\037%s' "$uptime" "$name" "$@")
-printf '%s\n' "$line" >>/run/rig/calls
-if [ -e /run/rig/hold ]; then
-    read -r text </run/rig/hold
+printf '%s\n' "$line" >>/run/testbed/calls
+if [ -e /run/testbed/hold ]; then
+    read -r text </run/testbed/hold
     case "$name $*" in
         *"$text"*)
-            echo $$ >/run/rig/held
-            while [ -e /run/rig/hold ]; do
+            echo $$ >/run/testbed/held
+            while [ -e /run/testbed/hold ]; do
                 sleep 0.1
             done
             ;;
     esac
 fi
-if [ -e /run/rig/fail ]; then
-    read -r text </run/rig/fail
+if [ -e /run/testbed/fail ]; then
+    read -r text </run/testbed/fail
     case "$name $*" in
         *"$text"*)
             echo "$name: made to fail" >&2

@@ -9,14 +9,14 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""What the rig offers to tests of os-brick."""
+"""What the testbed offers to tests of os-brick."""
 
-from blockpath.guests.debian import agent
-from blockpath.guests.debian import volumes
+from blockpath.testbed import agent
+from blockpath.testbed import volumes
 from tests.kernel import base
 
 
-class TestRig(base.RigTestCase):
+class TestTestbed(base.KernelTestCase):
 
     def test_killed_at_a_step(self) -> None:
         """os-brick is held before its login, seen from outside, killed."""
@@ -26,10 +26,10 @@ class TestRig(base.RigTestCase):
                                          self.data(iqn, 0))
         self.held()
         line = self.initiator.shell(
-            "tr '\\0' ' ' </proc/$(cat /run/rig/held)/cmdline")
+            "tr '\\0' ' ' </proc/$(cat /run/testbed/held)/cmdline")
         self.assertIn(f'{iqn}', line)
         self.assertIn('--login', line)
-        self.assertTrue(call.kill())
+        call.kill()
         self.assertEqual('', self.assertRaises(agent.CallFailed,
                                                call.wait).kind)
         self.assertEqual(self.before['sessions'],
@@ -37,7 +37,8 @@ class TestRig(base.RigTestCase):
 
     def test_secrets_are_seen(self) -> None:
         """The scan finds what is on a command line, and only that."""
-        sleeping = self.initiator.agent.start('sleep', '31.4159')
+        sleeping = self.initiator.start_call(
+            'blockpath.testbed.server:run', ['sleep', '31.4159'])
         self.assertEqual(['sleep'], self.inside('scan', '31.4159', 1))
         sleeping.kill()
         self.assertEqual([], self.inside('scan', '27.1828', 1))

@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Called in the initiator guest: os-brick, and what it leaves behind."""
+"""Called on the initiator: os-brick, and what it leaves behind."""
 
 import hashlib
 import importlib
@@ -28,9 +28,9 @@ from oslo_concurrency import lockutils
 from oslo_config import cfg
 from oslo_privsep import priv_context
 
-LOCKS = '/run/rig/locks'
+LOCKS = '/run/testbed/locks'
 BLOCK = 64 << 10
-CALLS = pathlib.Path('/run/rig/calls')
+CALLS = pathlib.Path('/run/testbed/calls')
 
 
 def _module(name: str) -> Any:
@@ -143,21 +143,21 @@ def digest(path: str, mib: int) -> str:
     return hasher.hexdigest()
 
 
-def write_for(path: str, seconds: float, mib: int,
-              seed: int) -> dict[str, Any]:
+def write_until(stop: str, path: str, mib: int, seed: int) -> dict[str, Any]:
     """Write blocks to the first MiB, one at a time and past the cache.
 
+    :param stop: a file; the writing ends when it is there and all MiB are
+        written
     :returns: blocks written, ``longest`` (seconds that one took), and
         ``sha256`` of the MiB as they must be in the end.
     """
     source = random.Random(seed)
     kept = bytearray(mib << 20)
-    end = time.monotonic() + seconds
     blocks, longest = 0, 0.0
     fd = os.open(path, os.O_RDWR | os.O_DIRECT)
     try:
         with mmap.mmap(-1, BLOCK) as buffer:  # aligned, as O_DIRECT wants
-            while time.monotonic() < end or blocks * BLOCK < len(kept):
+            while not os.path.exists(stop) or blocks * BLOCK < len(kept):
                 data = source.randbytes(BLOCK)
                 at = blocks * BLOCK % len(kept)
                 buffer[:] = data
@@ -187,7 +187,7 @@ def found_in_logs(secret: str) -> list[str]:
     """Paths of the logs, and of what is readable to all, with a secret."""
     sought = secret.encode()
     found = []
-    for root in ('/run/rig', '/var/log', '/tmp', '/var/tmp', '/etc/iscsi',
+    for root in ('/run/testbed', '/var/log', '/tmp', '/var/tmp', '/etc/iscsi',
                  '/run/lock'):
         for path in pathlib.Path(root).rglob('*'):
             if (path.is_file() and sought in path.read_bytes() and
