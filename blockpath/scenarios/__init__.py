@@ -30,9 +30,8 @@ import pathlib
 import pkgutil
 import types
 
-#: ./run tests leaves these out: the first is as long as its user wants, the
-#: second takes ten minutes, and the demo makes the checks of the third, too.
-LEFT_OUT = ('endurance', 'lifecycle', 'smoke')
+#: ./run tests leaves this out: it is as long as its user wants.
+LEFT_OUT = ('endurance',)
 _FOLDER = pathlib.Path(__file__).parent
 
 
