@@ -43,20 +43,36 @@ class State(enum.Enum):
 
 @contextlib.contextmanager
 def locked(site: topology.Site) -> Iterator[None]:
-    """Hold the lab against other commands that change it.
+    """Hold the lab against other commands that start or stop it.
 
     :raises LabError: another command holds it.
     """
+    with _held(site, 'lock', 'another command is starting or stopping this '
+                             'lab'):
+        yield
+
+
+@contextlib.contextmanager
+def playing(site: topology.Site) -> Iterator[None]:
+    """Hold a lab that is up against other scenarios and benches.
+
+    :raises LabError: another one holds it.
+    """
+    with _held(site, 'playing', 'another scenario or bench runs on this lab'):
+        yield
+
+
+@contextlib.contextmanager
+def _held(site: topology.Site, name: str, otherwise: str) -> Iterator[None]:
     site.state.mkdir(mode=0o700, exist_ok=True)
-    with open(site.state / 'lock', 'a+') as lock:
+    with open(site.state / name, 'a+') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise errors.LabError(
-                'another command is starting or stopping this lab '
-                f'(process {lock.read().strip() or "unknown"}); wait for it '
-                'to end') from None
+                f'{otherwise} (process {lock.read().strip() or "unknown"}); '
+                'wait for it to end') from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -80,9 +80,10 @@ def running(output: 'progress.Display', keep: bool = False
     started = start.up(site, output)
     try:
         lab = cloud.Lab(site)
-        lab.enter()
-        lab.storage.heal()
-        yield lab
+        with lifecycle.playing(site):
+            lab.enter()
+            lab.storage.heal()
+            yield lab
     except openstack.exceptions.SDKException as exc:
         raise errors.LabError(f'the cloud refused: {exc}') from exc
     finally:

@@ -38,12 +38,18 @@ class TestState(lab_base.LabTest):
         return process
 
     def test_second_command_is_refused(self) -> None:
-        with lifecycle.locked(self.site):
-            error = self.assertRaises(
-                errors.LabError, lifecycle.locked(self.site).__enter__)
-        self.assertIn(f'process {os.getpid()}', str(error))
-        with lifecycle.locked(self.site):
-            pass
+        for hold in (lifecycle.locked, lifecycle.playing):
+            with hold(self.site):
+                error = self.assertRaises(errors.LabError,
+                                          hold(self.site).__enter__)
+            self.assertIn(f'process {os.getpid()}', str(error))
+            with hold(self.site):
+                pass
+
+    def test_a_lab_is_stopped_while_a_scenario_runs(self) -> None:
+        with lifecycle.playing(self.site), lifecycle.locked(self.site):
+            lifecycle.clear(self.site)
+        self.assertIs(lifecycle.State.DOWN, lifecycle.find(self.site))
 
     def test_killed_command_does_not_hold_the_lock(self) -> None:
         code = ('import pathlib, sys, time\n'
