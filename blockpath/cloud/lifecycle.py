@@ -25,7 +25,7 @@ from blockpath.machine import processes
 from blockpath.machine import topology
 
 #: Of what is in the state's folder, what 'down' leaves.
-_KEPT = frozenset(('lock', 'log'))
+_KEPT = frozenset(('lock', 'log', 'playing'))
 #: Is there while a lab is up.
 _MARK = 'up'
 #: Rounds of killing: a process may start another while it is being killed.
@@ -54,7 +54,7 @@ def locked(site: topology.Site) -> Iterator[None]:
 
 @contextlib.contextmanager
 def playing(site: topology.Site) -> Iterator[None]:
-    """Hold a lab that is up against other scenarios and benches.
+    """Hold a lab against other scenarios and benches.
 
     :raises LabError: another one holds it.
     """

@@ -77,19 +77,19 @@ def running(output: 'progress.Display', keep: bool = False
     from blockpath.cloud import start
     import openstack.exceptions
     site = topology.Site()
-    started = start.up(site, output)
-    try:
-        lab = cloud.Lab(site)
-        with lifecycle.playing(site):
+    with lifecycle.playing(site):
+        started = start.up(site, output)
+        try:
+            lab = cloud.Lab(site)
             lab.enter()
             lab.storage.heal()
             yield lab
-    except openstack.exceptions.SDKException as exc:
-        raise errors.LabError(f'the cloud refused: {exc}') from exc
-    finally:
-        if started and not keep:
-            with lifecycle.locked(site):
-                lifecycle.clear(site)
+        except openstack.exceptions.SDKException as exc:
+            raise errors.LabError(f'the cloud refused: {exc}') from exc
+        finally:
+            if started and not keep:
+                with lifecycle.locked(site):
+                    lifecycle.clear(site)
 
 
 def perform(play: Play, folder: pathlib.Path, expected: Sequence[str],
