@@ -28,6 +28,7 @@ import uuid
 import rich.console
 
 from blockpath.bench import claims
+from blockpath.cloud import hosts
 from blockpath.console import report as reports
 from blockpath.machine import errors
 from blockpath import paths
@@ -199,14 +200,14 @@ class Bench:
         :raises LabError: a host does not answer
         """
         with self._target(VOLUMES) as iqn:
-            told = [volumes.data(self._addresses, iqn, number)
-                    for number in range(VOLUMES)]
+            described = [volumes.data(self._addresses, iqn, number)
+                         for number in range(VOLUMES)]
             before = self._inside('leftovers')
             with self._flapping():
                 for number in numbers:
                     with self._report.step(f'cycle {number + 1} of {count}'):
                         done.results.append(self._inside(
-                            'cycle', told, number * VOLUMES, DATA_MIB))
+                            'cycle', described, number * VOLUMES, DATA_MIB))
             left = self._inside('leftovers')
         done.left = {name: set(left[name]) - set(before[name])
                      for name in left}
@@ -244,6 +245,8 @@ class Cycles:
 def _cycles(report: reports.Report, count: int) -> list[claims.Row]:
     """Run them on several testbeds: most of the time is spent waiting."""
     numbers = _Shared(range(count))
+    testbeds = min(TESTBEDS, count)
+    hosts.check_room(testbed.HOSTS * testbeds)
 
     def some(_: int) -> Cycles:
         with _booted(report) as bench:
@@ -256,7 +259,7 @@ def _cycles(report: reports.Report, count: int) -> list[claims.Row]:
             return done
 
     with concurrent.futures.ThreadPoolExecutor(TESTBEDS) as executor:
-        done = list(executor.map(some, range(min(TESTBEDS, count))))
+        done = list(executor.map(some, range(testbeds)))
     results = [result for each in done for result in each.results]
     broken = '; '.join(each.broken for each in done if each.broken)
     report.check(f'{count} times {VOLUMES} volumes: all testbeds lasted',

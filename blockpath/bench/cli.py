@@ -91,9 +91,9 @@ def copy(size: int, rounds: int, only: tuple[str, ...],
 def attach(rounds: int, cycles: int) -> None:
     """Volumes over two iSCSI portals, by the series and by os-brick.
 
-    With a real kernel's initiator, multipathd and LIO, in two guests: how
-    long attaching takes when a portal is dead, what is called for it, and
-    what is left after many times. The hundred cycles take most of an hour.
+    With a real kernel's initiator, multipathd and LIO, on two hosts of
+    user-mode Linux: the time of an attach while a portal is dead, the calls
+    of iscsiadm, and the leftovers of many attaches.
     """
     from blockpath.bench import attach as bench
     session.conduct(functools.partial(bench.run, rounds=rounds,

@@ -159,8 +159,6 @@ class Renderer:
         self._write_public('iscsid.conf', iscsi / 'iscsid.conf')
         self._write_public('multipath.conf',
                            self._own(host, 'etc/multipath.conf'))
-        self._write_public('udev.rules', self._own(
-            host, 'etc/udev/rules.d/99-nowatch.rules'))
 
     def _write_keys(self) -> None:
         """Keystone's key repositories: one staged key, one in use."""

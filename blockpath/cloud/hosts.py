@@ -11,6 +11,7 @@
 #    under the License.
 """The lab's hosts that have kernels of their own: their files, their life."""
 
+from collections.abc import Sequence
 import pathlib
 import shutil
 import subprocess
@@ -51,15 +52,18 @@ def prepare(say: userland.Say) -> None:
 
     :raises LabError: it cannot be made, or there is no room to run it
     """
-    _check_room()
+    check_room(topology.KERNELS)
     found = kernel.prepare(KERNELS, say)
     for host in topology.KERNELS:
         userland_of(host, found, say)
 
 
-def _check_room() -> None:
-    """:raises LabError: there is less memory than the hosts have"""
-    needed = sum(host.memory for host in topology.KERNELS)
+def check_room(of: Sequence[topology.KernelHost]) -> None:
+    """Check that there is room for the memory of hosts.
+
+    :raises LabError: there is less
+    """
+    needed = sum(host.memory for host in of)
     try:
         room = shutil.disk_usage(_MEMORY)
     except FileNotFoundError:
@@ -69,7 +73,7 @@ def _check_room() -> None:
     total, free = room.total >> 20, room.free >> 20
     if free < needed:
         raise errors.LabError(
-            f'the memory of the lab\'s hosts, {needed} MiB, is in {_MEMORY}, '
+            f'the memory of the hosts, {needed} MiB, is in {_MEMORY}, '
             f'which has {free} MiB free; enlarge it with: '
             f'mount -o remount,size={total - free + needed}M {_MEMORY}')
 

@@ -86,7 +86,7 @@ class Hosts:
     def hypervisor(self, host: str) -> libvirt.virConnect:
         """Connect to a host's libvirtd, from any namespace.
 
-        The connection must end before the host: its end is a call, too.
+        Close the connection before the host ends: closing calls libvirtd.
         """
         return self._daemons.hypervisor(host)
 

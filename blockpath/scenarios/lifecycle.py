@@ -255,8 +255,8 @@ def _type_for(lab: cloud.Lab, cleanup: contextlib.ExitStack,
 def _no_block_driver(lab: cloud.Lab, report: reports.Report) -> None:
     """Check that nova-compute does not start where QEMU cannot log in.
 
-    It gives up, but its threads keep the process alive: it ends with the
-    first process of its namespace, which ends with its reason.
+    nova-compute gives up, but its threads keep the process alive. The script
+    ends at the reason, and its namespace of processes ends nova-compute.
     """
     script = (f'mount --bind /dev/null {_BLOCK_DRIVER} && '
               f'sed "/CRITICAL.*qemu-block-extra/q" < <(timeout {_GIVE_UP} '

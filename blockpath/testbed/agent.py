@@ -32,11 +32,11 @@ class CallFailed(errors.LabError):
     """A Python function on a host raised, or was killed.
 
     :ivar kind: the name of the exception's class; empty when killed.
-    :ivar log: what it logged and printed.
+    :ivar log: its output and log records.
     """
 
-    def __init__(self, kind: str, what: str, log: str) -> None:
-        super().__init__(f'on a host: {what}\n{log}')
+    def __init__(self, kind: str, reason: str, log: str) -> None:
+        super().__init__(f'on a host: {reason}\n{log}')
         self.kind = kind
         self.log = log
 
@@ -62,7 +62,7 @@ class CommandFailed(errors.LabError):
 class Call:
     """A Python function that runs on a host.
 
-    :ivar log: what it logged and printed; known when it has ended.
+    :ivar log: its output and log records; known when it has ended.
     """
 
     def __init__(self, agent: 'Agent', number: int, timeout: float,
@@ -78,11 +78,11 @@ class Call:
         return not self._answer.done()
 
     def kill(self) -> None:
-        """End it and the programs that it runs, unless it has ended."""
+        """Kill the call and its programs, if it still runs."""
         self._agent.send(do='kill', id=self._number)
 
     def wait(self) -> Any:
-        """Return what it returned.
+        """Return the function's result.
 
         :raises CallFailed: it raised, or was killed.
         :raises TimedOut: it has taken too long, and was killed for that.
@@ -105,7 +105,7 @@ class Agent:
     """Calls functions by way of a process that passes on lines of JSON.
 
     :param process: ends in ``server.py``; its pipes are binary
-    :param why: says why the process has ended
+    :param why: returns the reason for the process's end
     """
 
     def __init__(self, process: 'subprocess.Popen[bytes]',
@@ -141,11 +141,13 @@ class Agent:
                                           b'\n')
                 self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # the reader has found out
+            pass  # The reader reports the end.
 
     def _read(self) -> None:
         assert self._process.stdout
         for line in self._process.stdout:
+            if not line.endswith(b'\n'):
+                break  # The host ended in the middle of its answer.
             answer = json.loads(line)
             self._answers.pop(answer['id']).set_result(answer)
         with self._lock:

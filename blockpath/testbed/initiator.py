@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Called on the initiator: os-brick, and what it leaves behind."""
+"""Run os-brick on the initiator, and list its leftovers."""
 
 import hashlib
 import importlib
@@ -40,7 +40,7 @@ def _module(name: str) -> Any:
 def _connector(protocol: str, multipath: bool, tree: str = '',
                settings: dict[str, Any] | None = None,
                **options: Any) -> Any:
-    """An os-brick's connector.
+    """Return a connector of os-brick.
 
     :param tree: of an os-brick other than the series
     :param settings: options of its own in the configuration
@@ -56,23 +56,23 @@ def _connector(protocol: str, multipath: bool, tree: str = '',
     _module('').setup(cfg.CONF)
     for name, value in (settings or {}).items():
         cfg.CONF.set_override(name, value, 'os_brick')
-    # The real daemon with its few capabilities; but forked, as starting
-    # another Python takes an emulated CPU too long.
+    # The real daemon with its few capabilities, but forked: a second Python
+    # starts slowly here.
     _module('.privileged').default.start(priv_context.Method.FORK)
     return _module('.initiator.connector').InitiatorConnector.factory(
         protocol, 'sudo', use_multipath=multipath, **options)
 
 
-def properties(multipath: bool) -> dict[str, Any]:
-    """What Nova sends to Cinder of this host."""
+def properties(address: str, multipath: bool) -> dict[str, Any]:
+    """Return the connector properties that Nova sends to Cinder."""
     _connector('ISCSI', multipath)
     return _module('.initiator.connector').get_connector_properties(
-        'sudo', '10.77.0.12', multipath, enforce_multipath=True)
+        'sudo', address, multipath, enforce_multipath=True)
 
 
 def connect(data: dict[str, Any], multipath: bool = False,
             protocol: str = 'ISCSI', **options: Any) -> dict[str, Any]:
-    """What ``connect_volume`` returns, and the ``seconds`` that it took."""
+    """Attach a volume; return its device, with the ``seconds`` taken."""
     made = _connector(protocol, multipath, **options)
     began = time.monotonic()
     device = made.connect_volume(data)
@@ -87,7 +87,7 @@ def disconnect(data: dict[str, Any], device: dict[str, Any] | None,
 
 
 def extend(data: dict[str, Any], multipath: bool = False) -> int:
-    """The bytes that a connected volume has, after looking anew."""
+    """Extend an attached volume; return its size in bytes."""
     return _connector('ISCSI', multipath).extend_volume(data)
 
 
@@ -125,7 +125,7 @@ def cycle(volumes: list[dict[str, Any]], seed: int,
 
 
 def fill(path: str, seed: int, mib: int) -> str:
-    """Write random data from the beginning; returns its SHA-256."""
+    """Write random data from the beginning; return its SHA-256."""
     data = random.Random(seed).randbytes(mib << 20)
     with open(path, 'r+b') as file:
         file.write(data)
@@ -134,7 +134,7 @@ def fill(path: str, seed: int, mib: int) -> str:
 
 
 def digest(path: str, mib: int) -> str:
-    """SHA-256 of the first MiB, read from the device and no cache."""
+    """Return the SHA-256 of the first MiB, read from the device."""
     hasher = hashlib.sha256()
     with open(path, 'rb') as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -175,7 +175,7 @@ def write_until(stop: str, path: str, mib: int, seed: int) -> dict[str, Any]:
 
 
 def sessions() -> list[tuple[str, str]]:
-    """Address of the portal, and iface, of each session."""
+    """Return the portal's address and the iface of each session."""
     root = pathlib.Path('/sys/class')
     return [((root / f'iscsi_connection/connection{path.name[7:]}:0' /
               'persistent_address').read_text().strip(),
@@ -184,7 +184,7 @@ def sessions() -> list[tuple[str, str]]:
 
 
 def found_in_logs(secret: str) -> list[str]:
-    """Paths of the logs, and of what is readable to all, with a secret."""
+    """Return the logs, and the world-readable files, that hold a secret."""
     sought = secret.encode()
     found = []
     for root in ('/run/testbed', '/var/log', '/tmp', '/var/tmp', '/etc/iscsi',
@@ -199,7 +199,7 @@ def found_in_logs(secret: str) -> list[str]:
 
 
 def leftovers() -> dict[str, list[str]]:
-    """Names of what attached volumes leave on a host, by kind."""
+    """Return the leftovers of attached volumes, by kind."""
     return {
         'sessions': _names('/sys/class/iscsi_session', '*'),
         'nodes': _names('/etc/iscsi/nodes', '**/*'),
@@ -219,7 +219,7 @@ def _names(folder: str, pattern: str) -> list[str]:
 
 
 def calls(begin: int = 0) -> list[list[str]]:
-    """Calls of the traced programs: name and arguments of each."""
+    """Return the traced calls, each with name and arguments."""
     if not CALLS.exists():
         return []
     lines = CALLS.read_text().split('\n')[begin:-1]
@@ -227,7 +227,7 @@ def calls(begin: int = 0) -> list[list[str]]:
 
 
 def scan(secret: str, seconds: float, stop: str = '') -> list[str]:
-    """Names of the programs seen with the secret on their command line.
+    """Return the programs that have the secret on their command line.
 
     Looks at all processes over and over for that long. It is kept out of
     this process's own command line by coming through a socket.

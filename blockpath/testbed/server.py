@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Runs on a host: calls Python functions, each in a process of its own.
+"""Serve calls of Python functions on a host, each in a process of its own.
 
 ``python -m blockpath.testbed.server MODULE...`` imports the modules once, for
 all calls. A request is a line of JSON on standard input:
@@ -17,11 +17,12 @@ all calls. A request is a line of JSON on standard input:
 call  id, function (``module:name``), args, kwargs
 kill  id: of a call that may be running
 
-Each call is answered by a line of JSON on standard output: id, log (what it
-logged and printed), and value, or raised (the class's name) and traceback, or
-neither when it was killed.
+The server answers each call with a line of JSON on standard output: id, log
+(the output and log records of the call), and value, or raised (the class's
+name) and traceback, or neither when the call was killed.
 """
 
+import contextlib
 import importlib
 import json
 import logging
@@ -34,7 +35,7 @@ import sys
 import traceback
 from typing import Any
 
-#: For what the calls leave to each other.
+#: Files that calls share.
 FOLDER = pathlib.Path('/run/testbed')
 
 
@@ -45,11 +46,11 @@ class Server:
         self._answers = answers
         self._selector = selectors.DefaultSelector()
         self._selector.register(requests, selectors.EVENT_READ)
-        #: By what their answers are read from.
+        #: Calls, by the pipe that brings the answer.
         self._calls: dict[int, dict[str, Any]] = {}
 
     def serve(self) -> None:
-        """Return when nobody asks any more."""
+        """Serve until standard input ends."""
         rest = b''
         while True:
             for key, _ in self._selector.select():
@@ -67,54 +68,63 @@ class Server:
         if request['do'] == 'kill':
             for call in self._calls.values():
                 if call['id'] == request['id']:
-                    os.killpg(call['pid'], signal.SIGKILL)
+                    # Its process is not collected yet: no other has its id.
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(call['pid'], signal.SIGKILL)
             return
+        path = FOLDER / f'log.{request["id"]}'
+        log = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND,
+                      0o600)
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                work(request, writer)
+                # Else they stay open when the server ends.
+                os.close(self._requests)
+                os.close(self._answers)
+                run_call(request, writer, log)
             finally:
                 os._exit(0)
         os.close(writer)
+        os.close(log)
         _set_group(pid)
-        self._calls[reader] = {'id': request['id'], 'pid': pid, 'answer': b''}
+        self._calls[reader] = {'id': request['id'], 'pid': pid, 'log': path,
+                               'answer': b''}
         self._selector.register(reader, selectors.EVENT_READ)
 
     def _hear(self, reader: int, data: bytes) -> None:
         call = self._calls[reader]
         call['answer'] += data
-        if data and not data.endswith(b'\n'):
+        whole = call['answer'].endswith(b'\n')
+        if data and not whole:
             return
         self._selector.unregister(reader)
         os.close(reader)
         del self._calls[reader]
-        answer = json.loads(call['answer'] or '{}')
-        answer |= {'id': call['id'], 'log': log_of(call['pid']).read_text(
-            errors='replace')}
+        os.waitpid(call['pid'], 0)
+        answer = json.loads(call['answer']) if whole else {}
+        answer |= {'id': call['id'],
+                   'log': call['log'].read_text(errors='replace')}
         line = json.dumps(answer).encode() + b'\n'
         while line:
             line = line[os.write(self._answers, line):]
 
 
-def log_of(pid: int) -> pathlib.Path:
-    return FOLDER / f'log.{pid}'
-
-
 def _set_group(pid: int) -> None:
     """Give a process its own group, whether it or its parent is first."""
-    try:
+    # The process may have ended, or run another program.
+    with contextlib.suppress(PermissionError, ProcessLookupError):
         os.setpgid(pid, pid)
-    except (PermissionError, ProcessLookupError):
-        pass  # it has gone on
 
 
-def work(request: dict[str, Any], writer: int) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def run_call(request: dict[str, Any], writer: int, log: int) -> None:
+    """Run a call in a process of its own and write its answer.
+
+    :param writer: takes the answer, a line of JSON
+    :param log: takes the output and log records
+    """
     _set_group(os.getpid())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    log = os.open(log_of(os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND,
-                  0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     answer = call(request)
@@ -124,6 +134,7 @@ def work(request: dict[str, Any], writer: int) -> None:
 
 
 def call(request: dict[str, Any]) -> dict[str, Any]:
+    """Call a function; return its value, or the exception it raised."""
     logging.basicConfig(level=logging.DEBUG, force=True)
     try:
         module, name = request['function'].split(':')
@@ -131,14 +142,14 @@ def call(request: dict[str, Any]) -> dict[str, Any]:
         answer = {'value': function(*request['args'], **request['kwargs'])}
         json.dumps(answer)
         return answer
-    except Exception as error:
+    except BaseException as error:
         return {'raised': type(error).__name__,
                 'traceback': traceback.format_exc()}
 
 
 def run(argv: list[str], stdin: str = '',
         env: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a command to its end: its code, stdout and stderr."""
+    """Run a command to its end; return its code, stdout and stderr."""
     done = subprocess.run(argv, input=stdin, text=True, errors='replace',
                           capture_output=True, env=os.environ | (env or {}))
     return {'code': done.returncode, 'stdout': done.stdout,
@@ -151,7 +162,6 @@ def main(modules: list[str]) -> None:
     os.dup2(2, 1)
     for name in modules:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are not waited for
     Server(requests, answers).serve()
 
 

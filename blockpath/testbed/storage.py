@@ -27,7 +27,7 @@ PROTOCOL = '77'
 
 
 def make_file(name: str, mib: int) -> str:
-    """A sparse file that backs a volume; returns its path."""
+    """Make a sparse file for a volume; return its path."""
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / name
     with path.open('wb') as file:
@@ -36,7 +36,7 @@ def make_file(name: str, mib: int) -> str:
 
 
 def digest(path: str, mib: int) -> str:
-    """SHA-256 of the first MiB."""
+    """Return the SHA-256 of the first MiB."""
     with open(path, 'rb') as file:
         return hashlib.sha256(file.read(mib << 20)).hexdigest()
 
@@ -44,7 +44,7 @@ def digest(path: str, mib: int) -> str:
 def lio_target(name: str, mib: int, portals: list[str], initiator: str,
                chap: list[str] | None = None, mutual: list[str] | None = None,
                iser: bool = False) -> str:
-    """A target of one LUN, number 0; returns its IQN.
+    """Make a target of LIO with LUN 0; return its IQN.
 
     :param chap: user and password that the initiator gives.
     :param mutual: user and password that the target gives.
@@ -72,7 +72,7 @@ def lio_target(name: str, mib: int, portals: list[str], initiator: str,
 
 
 def lio_lun(iqn: str, number: int, name: str, mib: int) -> None:
-    """Give a target's only initiator another LUN."""
+    """Map another LUN to the target's only initiator."""
     tpg = _tpg(iqn)
     backing = rtslib_fb.FileIOStorageObject(
         name, make_file(name, mib), mib << 20, write_back=True)
@@ -82,7 +82,7 @@ def lio_lun(iqn: str, number: int, name: str, mib: int) -> None:
 
 
 def lio_chap(iqn: str, user: str, password: str) -> None:
-    """Let the initiator in by other credentials from now on."""
+    """Change the target's CHAP credentials."""
     [acl] = _tpg(iqn).node_acls
     acl.chap_userid, acl.chap_password = user, password
 
@@ -93,7 +93,7 @@ def _tpg(iqn: str) -> rtslib_fb.TPG:
 
 
 def silence(address: str) -> None:
-    """No longer answer from one of the host's addresses."""
+    """Stop answering from an address of the host, but not its first."""
     subprocess.run(['ip', 'rule', 'add', 'from', address, 'blackhole',
                     'protocol', PROTOCOL], check=True)
 
@@ -118,7 +118,7 @@ def tgt_start() -> None:
 
 
 def tgt_stop() -> None:
-    """Kill it, whatever is connected."""
+    """Kill tgtd, even with initiators logged in."""
     kill = ['pkill', '-KILL', '--exact', 'tgtd']
     while subprocess.run(kill).returncode == 0:
         time.sleep(0.1)
@@ -126,7 +126,7 @@ def tgt_stop() -> None:
 
 def tgt_target(name: str, mib: int, chap: list[str] | None = None,
                tid: int = 1) -> str:
-    """A target of one LUN, number 1, on all addresses; returns its IQN."""
+    """Make a target of tgt with LUN 1 on all addresses; return its IQN."""
     iqn = f'{PREFIX}:{name}'
     which = ('--tid', str(tid))
     _tgtadm('target', 'new', *which, '-T', iqn)

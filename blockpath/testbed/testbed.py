@@ -15,6 +15,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -58,6 +59,8 @@ _MASKED = ('libvirtd.service', 'rbdmap.service',
 _PATH = '/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin'
 _FILES = pathlib.Path(__file__).parent / 'files'
 _PREFIX = 'blockpath-testbed-'
+#: Of hosts, in the order in which they boot.
+_NUMBERS = itertools.count()
 #: An address is answered for, and used, only by the card that has it.
 _SYSCTL = '''\
 net.ipv4.conf.all.arp_ignore = 1
@@ -94,7 +97,7 @@ class Host:
     def start_call(self, function: str, *args: Any,
                    timeout: float = agent.TIMEOUT_S,
                    **kwargs: Any) -> agent.Call:
-        """Begin what ``call`` does, to be waited for, or killed."""
+        """Begin a call, to wait for or to kill; see ``call``."""
         return self._agent.start(function, args, kwargs, timeout)
 
     def call(self, function: str, *args: Any, **kwargs: Any) -> Any:
@@ -123,29 +126,44 @@ class Host:
         return result.stdout
 
     def shell(self, script: str, stdin: str = '') -> str:
-        """The same of a few lines for bash, the first error ending it."""
+        """Run a script of bash, which ends at its first error; see ``run``."""
         return self.run('bash', '--norc', '-euc', script, stdin=stdin)
 
     def link(self, network: int, up: bool) -> None:
-        """Plug its cable to a network in, or pull it."""
+        """Plug its cable to a network in, or pull it.
+
+        :raises ValueError: the network is the first, which carries the calls
+        """
+        if network == 0:
+            raise ValueError('the first network carries the calls')
         end = f'master {_bridge(network)}' if up else 'nomaster'
         self._bed.ip(f'link set {_tap(self.name, network)} {end}')
 
     def _died(self) -> errors.ServiceDied:
-        said = kernel_host.panic(self._log)
+        # The connection ends a little before the kernel does.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._kernel.wait(2)
         lines = processes.tail(self._log)
+        if self._kernel.poll() is None:
+            return errors.ServiceDied(f'the Python server of host {self.name}',
+                                      self._log, lines)
+        said = kernel_host.panic(self._log)
         return errors.ServiceDied(f'host {self.name}', self._log,
                                   [said, *lines] if said else lines)
 
     def wait_until_up(self) -> None:
-        """:raises LabError: it does not start; with its last words."""
+        """Wait for the host's initiator and multipathd.
+
+        :raises LabError: the host does not start; with its last words
+        """
         call = self.start_call('blockpath.testbed.server:run', [
             'systemctl', 'start', 'iscsid', 'multipathd'])
         deadline = time.monotonic() + kernel_host.BOOT
         while call.running and self._kernel.poll() is None:
             if time.monotonic() > deadline:
+                words = '\n'.join(processes.tail(self._log))
                 raise errors.TimedOut(f'host {self.name} did not start in '
-                                      f'{kernel_host.BOOT:g} s')
+                                      f'{kernel_host.BOOT:g} s\n{words}')
             time.sleep(0.05)
         if self._kernel.poll() is not None:
             raise self._died()
@@ -170,8 +188,7 @@ def _tap(host: str, network: int) -> str:
 class Testbed(contextlib.ExitStack):
     """Two hosts that are up while the block lasts: ``bed['storage']``.
 
-    They end with this process, too, however that ends. They must be started
-    by a thread that lasts as long.
+    The kernel kills the hosts when the thread that booted them ends.
 
     :param modules: imported at once on the host of that name, for the calls
         to come, which are faster then
@@ -199,6 +216,7 @@ class Testbed(contextlib.ExitStack):
         return self
 
     def _boot(self, stack: contextlib.ExitStack) -> None:
+        hosts.check_room(HOSTS)
         of = kernel.prepare(hosts.KERNELS, self._say)
         systems = {host: hosts.userland_of(host, of, self._say)
                    for host in HOSTS}
@@ -206,8 +224,7 @@ class Testbed(contextlib.ExitStack):
         stack.callback(shutil.rmtree, folder)
         (folder / 'uml').mkdir()
         key = folder / 'key'
-        subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f',
-                        str(key)], check=True)
+        _run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', str(key)])
         self._enter = self._make_networks(stack)
         for host in HOSTS:
             home = folder / host.name
@@ -256,9 +273,12 @@ class Testbed(contextlib.ExitStack):
         return self._enter
 
     def ip(self, *commands: str) -> None:
-        """Run commands of ip(8) where the networks are."""
-        subprocess.run([*self._enter, 'ip', '-batch', '-'], check=True,
-                       input='\n'.join(commands) + '\n', text=True)
+        """Run commands of ip(8) where the networks are.
+
+        :raises LabError: one fails; with its message
+        """
+        _run([*self._enter, 'ip', '-batch', '-'],
+             '\n'.join(commands) + '\n')
 
     def _connection(self, host: topology.KernelHost, key: pathlib.Path,
                     venv: pathlib.Path) -> list[str]:
@@ -269,6 +289,12 @@ class Testbed(contextlib.ExitStack):
             [f'{venv}/bin/python', '-m', 'blockpath.testbed.server',
              *self._modules.get(host.name, ())],
             {'PATH': f'{venv}/bin:{_PATH}'})
+
+
+def _run(argv: Sequence[str], text: str = '') -> None:
+    done = subprocess.run(argv, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise errors.LabError(f'{argv[0]}: {done.stderr.strip()}')
 
 
 def _setup(host: topology.KernelHost, root: pathlib.Path,
@@ -284,7 +310,7 @@ def _setup(host: topology.KernelHost, root: pathlib.Path,
     return kernel_host.Setup(
         host.name, root, host.memory, home / 'root', networks,
         {str(paths.ROOT): str(paths.ROOT)}, disks, _MODULES[host],
-        HOSTS.index(host))
+        next(_NUMBERS))
 
 
 def _write(setup: kernel_host.Setup, host: topology.KernelHost,
@@ -315,9 +341,9 @@ def _write(setup: kernel_host.Setup, host: topology.KernelHost,
 def _own_folder() -> pathlib.Path:
     """Return a new folder; those of testbeds that were killed are removed.
 
-    Its path is short, as it has sockets.
+    Its path is short, as it has sockets, and on a disk, as it has one.
     """
-    parent = pathlib.Path(tempfile.gettempdir())
+    parent = pathlib.Path('/var/tmp')
     for left in parent.glob(f'{_PREFIX}*'):
         pid = left.name.removeprefix(_PREFIX).partition('-')[0]
         if not pathlib.Path('/proc', pid).exists():

@@ -24,14 +24,14 @@ def data(addresses: Sequence[str], iqn: str, lun: int,
          chap: Sequence[str] = ()) -> dict[str, Any]:
     """Return ``connection_info['data']``, with lists for many addresses."""
     portals = [f'{address}:{PORT}' for address in addresses]
-    told = {'target_discovered': False, 'volume_id': str(uuid.uuid4()),
+    found = {'target_discovered': False, 'volume_id': str(uuid.uuid4()),
             'target_portal': portals[0], 'target_iqn': iqn,
             'target_lun': lun}
     if len(portals) > 1:
-        told |= {'target_portals': portals,
+        found |= {'target_portals': portals,
                  'target_iqns': [iqn] * len(portals),
                  'target_luns': [lun] * len(portals)}
     if chap:
-        told |= {'auth_method': 'CHAP', 'auth_username': chap[0],
+        found |= {'auth_method': 'CHAP', 'auth_username': chap[0],
                  'auth_password': chap[1]}
-    return told
+    return found

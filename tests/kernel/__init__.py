@@ -9,4 +9,4 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""os-brick and Cinder with the kernels of full guests."""
+"""Run os-brick and Cinder on hosts with kernels of their own."""

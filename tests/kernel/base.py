@@ -63,9 +63,9 @@ def volume_group() -> None:
 
 
 class KernelTestCase(testtools.TestCase):
-    """A clean initiator before and after each test.
+    """Check that a test leaves the initiator clean.
 
-    :cvar hosts: returns them, by name
+    :cvar hosts: returns the hosts, by name
     """
 
     hosts: Callable[[], Any] = staticmethod(kernels)
@@ -82,7 +82,7 @@ class KernelTestCase(testtools.TestCase):
         self.addCleanup(self.describe, began, time.monotonic())
 
     def describe(self, began: int, start: float) -> None:
-        """What a report shows: how long, and what os-brick has called."""
+        """Attach the duration and os-brick's calls to the report."""
         calls = [' '.join(call) for call in self.inside('calls', began)]
         self.detail(seconds=f'{time.monotonic() - start:.1f}',
                     calls='\n'.join(calls))
@@ -105,7 +105,7 @@ class KernelTestCase(testtools.TestCase):
         return self.inside('leftovers')
 
     def assert_clean(self) -> None:
-        """Nothing is on the initiator that was not before the test."""
+        """Check that the test left nothing on the initiator."""
         self.assertEqual(self.before, self.leftovers())
 
     def lio(self, networks: int = 1, **options: Any) -> str:
@@ -140,7 +140,7 @@ class KernelTestCase(testtools.TestCase):
                              'cat >/run/testbed/hold', stdin=f'{text}\n')
 
     def held(self, seconds: float = 60) -> None:
-        """Returns when a call waits."""
+        """Wait until a traced call is held."""
         self.wait('held call', seconds, 'test -s /run/testbed/held')
 
     def let_fail(self, text: str) -> None:
@@ -179,18 +179,18 @@ class KernelTestCase(testtools.TestCase):
                             chap or ())
 
     def check_data(self, device: str, backing: str) -> None:
-        """What is written to the device is what the storage side has."""
+        """Write to the device and compare it with the backing file."""
         written = self.inside('fill', device, 1, DATA_MIB)
         self.assertEqual(written, self.inside('digest', device, DATA_MIB))
         self.assertEqual(written, self.outside('digest', backing, DATA_MIB))
 
     def paths(self, state: str, count: int) -> str:
-        """A script: whether so many paths are in a state."""
+        """Return a script that succeeds if so many paths have a state."""
         return ('test $(/usr/sbin/multipathd show paths raw format "%t" | '
                 f'grep -c {state}) = {count}')
 
     def wait(self, what: str, seconds: float, script: str) -> float:
-        """Until a script ends well in the initiator; returns the seconds."""
+        """Wait for a script to succeed on the initiator; return seconds."""
         start = time.monotonic()
         while self.initiator.result('sh', '-c', script).code:
             if time.monotonic() - start > seconds:

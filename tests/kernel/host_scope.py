@@ -11,8 +11,8 @@
 #    under the License.
 """Called on the storage host: the LVM driver with a target for each host.
 
-With Cinder's database, of which the driver reads what is attached. Each call
-is a process of its own, and so as a service that was started anew.
+The driver reads the attachments from Cinder's database. Each call runs in a
+new process, like a restarted service.
 """
 
 import pathlib
@@ -71,11 +71,11 @@ def attach(volume_id: str, connector: dict[str, Any]) -> dict[str, Any]:
     driver.validate_connector(connector)
     volume.update(driver.create_export(admin, volume, connector))
     volume.save()
-    told = driver.initialize_connection(volume, connector)['data']
-    attachment.update({'connector': connector, 'connection_info': told,
+    info = driver.initialize_connection(volume, connector)['data']
+    attachment.update({'connector': connector, 'connection_info': info,
                        'attach_status': 'attached'})
     attachment.save()
-    return told
+    return info
 
 
 def detach(volume_id: str, initiator: str) -> None:

@@ -47,6 +47,7 @@ def prepare(device: str) -> None:
     programs = pathlib.Path('/usr/local/bin')
     (programs / 'cinder-rootwrap').write_text(ROOTWRAP)
     (programs / 'cinder-rootwrap').chmod(0o755)
+    (programs / 'cinder-rtstool').unlink(missing_ok=True)
     (programs / 'cinder-rtstool').symlink_to(
         pathlib.Path(sys.executable).with_name('cinder-rtstool'))
     for folder in (STATE / 'volumes', CONF.parent):

@@ -87,7 +87,7 @@ class TestHostScope(base.KernelTestCase):
         """:param forget: has the storage forget its targets"""
         self.cinder('begin', database(), helper,
                     list(self.storage.addresses[:2]))
-        left = self.inside('properties', True)
+        left = self.inside('properties', self.initiator.addresses[0], True)
         right = {'initiator': RIGHT, 'host': 'right', 'multipath': False}
         self.volumes = [self.cinder('create') for _ in range(3)]
         one, both, other = (volume['id'] for volume in self.volumes)
@@ -95,8 +95,8 @@ class TestHostScope(base.KernelTestCase):
                    for volume in (one, both)}
         by_right = {volume: self.cinder('attach', volume, right)
                     for volume in (both, other)}
-        found = {volume: self.inside('connect', told, multipath=True)
-                 for volume, told in by_left.items()}
+        found = {volume: self.inside('connect', info, multipath=True)
+                 for volume, info in by_left.items()}
         self.check_kernel(by_left, found)
         self.check_qemu(by_right, by_left)
         self.check_names(by_right[both], found[both], [found[one]])
@@ -106,8 +106,8 @@ class TestHostScope(base.KernelTestCase):
         self.cinder('restart')
         self.assertEqual(
             before, self.inside('digest', found[both]['path'], 1))
-        for volume, told in by_left.items():
-            self.inside('disconnect', told, found[volume], multipath=True)
+        for volume, info in by_left.items():
+            self.inside('disconnect', info, found[volume], multipath=True)
         self.assert_clean()
         for volumes, name in ((by_left, left['initiator']),
                               (by_right, RIGHT)):
@@ -118,72 +118,72 @@ class TestHostScope(base.KernelTestCase):
         return next(each['path'] for each in self.volumes
                     if each['id'] == volume)
 
-    def check_kernel(self, told: dict[str, Any],
+    def check_kernel(self, info: dict[str, Any],
                      found: dict[str, Any]) -> None:
         """Its volumes, by both portals, and whatever it looks for no more."""
-        for volume in told:
+        for volume in info:
             self.check_data(found[volume]['path'], self.path(volume))
         self.initiator.shell('iscsiadm -m session -R; udevadm settle')
         left = self.leftovers()
         self.assertEqual(2, len(left['sessions']))
-        self.assertEqual(2 * len(told), len(left['disks']))
+        self.assertEqual(2 * len(info), len(left['disks']))
 
-    def check_qemu(self, told: dict[str, Any],
+    def check_qemu(self, info: dict[str, Any],
                    lefts: dict[str, Any]) -> None:
         """What it writes arrives; it finds its own only, and no others'."""
-        for volume in set(told) - set(lefts):
-            self.qemu_io(told[volume], 'write -P 65 0 64k', 'flush')
+        for volume in set(info) - set(lefts):
+            self.qemu_io(info[volume], 'write -P 65 0 64k', 'flush')
             self.storage.shell(
                 f'dd if={self.path(volume)} iflag=direct bs=64k count=1 | '
                 'cmp - <(head -c 65536 /dev/zero | tr "\\0" A)')
-        either = next(iter(told.values()))
+        either = next(iter(info.values()))
         self.assertEqual(
-            sorted(each['target_lun'] for each in told.values()),
+            sorted(each['target_lun'] for each in info.values()),
             self.found(either))
         for not_its in lefts.values():
             self.assertIn('error', self.asked(not_its))
 
-    def qemu_io(self, told: dict[str, Any], *commands: str) -> None:
+    def qemu_io(self, info: dict[str, Any], *commands: str) -> None:
         disk = {'driver': 'raw', 'file': {
             'driver': 'iscsi', 'transport': 'tcp', 'initiator-name': RIGHT,
-            'portal': told['target_portal'], 'target': told['target_iqn'],
-            'lun': told['target_lun'], 'user': told['auth_username'],
+            'portal': info['target_portal'], 'target': info['target_iqn'],
+            'lun': info['target_lun'], 'user': info['auth_username'],
             'password-secret': 's'}}
         self.initiator.run(
             'qemu-io', '--object', 'secret,id=s,file=/dev/stdin',
             *(word for command in commands for word in ('-c', command)),
-            'json:' + json.dumps(disk), stdin=told['auth_password'])
+            'json:' + json.dumps(disk), stdin=info['auth_password'])
 
-    def found(self, told: dict[str, Any]) -> list[int]:
+    def found(self, info: dict[str, Any]) -> list[int]:
         """Return the LUNs that the right host sees, without tgtd's own."""
         for _ in range(4):
             # The first command to a LUN that was added is refused by LIO.
             end = self.initiator.result(
                 'iscsi-ls', '-i', RIGHT, '-s',
-                f'iscsi://{told["target_portal"]}', env={
-                    'LIBISCSI_CHAP_USERNAME': told['auth_username'],
-                    'LIBISCSI_CHAP_PASSWORD': told['auth_password']})
+                f'iscsi://{info["target_portal"]}', env={
+                    'LIBISCSI_CHAP_USERNAME': info['auth_username'],
+                    'LIBISCSI_CHAP_PASSWORD': info['auth_password']})
             if end.code == 0:
                 break
         # By each portal.
         return sorted({int(lun) for lun in re.findall(
             r'^Lun:(\d+) .*Type:DIRECT', end.stdout, re.M)})
 
-    def asked(self, told: dict[str, Any]) -> dict[str, Any]:
+    def asked(self, info: dict[str, Any]) -> dict[str, Any]:
         """What Nova's program says of a volume."""
         [[answer]] = json.loads(self.initiator.run(
             '/usr/bin/python3', '-I', '-S', iscsi_inquiry.__file__,
             stdin=json.dumps({'deadline': 60, 'targets': [
-                {'portal': told['target_portal'], 'iqn': told['target_iqn'],
-                 'initiator': RIGHT, 'luns': [told['target_lun']],
-                 'username': told['auth_username'],
-                 'password': told['auth_password']}]})))
+                {'portal': info['target_portal'], 'iqn': info['target_iqn'],
+                 'initiator': RIGHT, 'luns': [info['target_lun']],
+                 'username': info['auth_username'],
+                 'password': info['auth_password']}]})))
         return answer
 
-    def check_names(self, told: dict[str, Any], same: dict[str, Any],
+    def check_names(self, info: dict[str, Any], same: dict[str, Any],
                     others: list[dict[str, Any]]) -> None:
         """Nova's: by the other host's target, and by its initiator."""
-        names = iscsi_identity._answered(self.asked(told))
+        names = iscsi_identity._answered(self.asked(info))
         self.assertIsInstance(names, set)
         self.assertIsNone(
             iscsi_identity._difference(names, self.names(same)))
@@ -210,9 +210,9 @@ class TestHostScope(base.KernelTestCase):
                     mock.patch.multiple(iscsi_elsewhere, _SYS_BLOCK=folder):
                 return iscsi_identity._of_device('/dev/dm-0')
 
-    def check_extended(self, volume: str, told: dict[str, Any],
+    def check_extended(self, volume: str, info: dict[str, Any],
                        device: dict[str, Any]) -> None:
         self.cinder('extend', volume, 2)
-        self.assertEqual(2 << 30, self.inside('extend', told,
+        self.assertEqual(2 << 30, self.inside('extend', info,
                                               multipath=True))
         self.check_data(device['path'], self.path(volume))

@@ -58,6 +58,7 @@ class TestIscsi(base.KernelTestCase):
         writing = self.initiator.start_call(
             f'{volumes.INITIATOR}:write_until', stop, device['path'],
             base.DATA_MIB, 2)
+        self.addCleanup(writing.kill)
         self.initiator.link(1, up=False)
         self.addCleanup(self.initiator.link, 1, up=True)
         lost = self.wait('lost path', 30, self.paths('failed', 1))

@@ -9,14 +9,14 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""What Cinder's LVM driver tells is what os-brick attaches."""
+"""os-brick attaches the volumes that Cinder's LVM driver exports."""
 
 from typing import Any
 import uuid
 
 from tests.kernel import base
 
-#: Each of Cinder's commands is a Python of its own, on an emulated CPU.
+#: Cinder starts each of its commands as a new Python, which is slow here.
 SLOW_S = 240.0
 IPV6 = 'fd77::'
 
@@ -48,7 +48,8 @@ class TestLvm(base.KernelTestCase):
         first, second, _ = self.storage.addresses
         portals = [f'{first}:3260', f'{second}:3261', f'[{IPV6}1]:3262']
         self.cinder('configure', helper, [first, *portals[1:]], 'iscsi')
-        connector = self.inside('properties', True)
+        connector = self.inside('properties',
+                                self.initiator.addresses[0], True)
         self.assertTrue(connector['multipath'])
         made = self.cinder('attach', str(uuid.uuid4()), connector)
         data = made['info']['data']
@@ -64,18 +65,18 @@ class TestLvm(base.KernelTestCase):
     def check_one_path(self, made: dict[str, Any], connector: dict[str, Any],
                        portal: str) -> None:
         """The same volume, by a connector without multipathing."""
-        told = self.cinder('connection', made['volume'],
+        info = self.cinder('connection', made['volume'],
                            connector | {'multipath': False})['data']
         self.assertEqual({'target_portal': portal,
                           'target_iqn': made['info']['data']['target_iqn']},
-                         {key: told[key] for key in told if
+                         {key: info[key] for key in info if
                           key.startswith(('target_portal', 'target_iqn'))})
-        device = self.inside('connect', told)
+        device = self.inside('connect', info)
         self.check_data(device['path'], made['path'])
-        self.inside('disconnect', told, device)
+        self.inside('disconnect', info, device)
         self.assert_clean()
 
     def add_ipv6(self) -> None:
         for host, number in ((self.storage, 1), (self.initiator, 2)):
             host.shell(f'ip -6 address replace {IPV6}{number}/64 dev vec2 '
-                        'nodad')
+                       'nodad')

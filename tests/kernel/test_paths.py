@@ -9,7 +9,7 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Paths that are told, that are found, that are dead, that are others'."""
+"""Paths that Cinder lists, that os-brick finds, and that lead nowhere."""
 
 from blockpath.testbed import agent
 from tests.kernel import base

@@ -19,7 +19,7 @@ from tests.kernel import base
 BASE = str(paths.TREES / '2026.2/base/os-brick')
 MUTUAL = ['target-user', 'target-password-21']
 OTHER = ['volume-user', 'another-password-33']
-#: At most; it ends when it is told to.
+#: At most; the stop file ends the scan.
 SCAN_S = 300
 
 

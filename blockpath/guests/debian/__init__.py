@@ -9,10 +9,10 @@
 #    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
 #    License for the specific language governing permissions and limitations
 #    under the License.
-"""Full Debian guests under QEMU, for what this machine's kernel lacks.
+"""Emulated Debian guests, for iSER, which user-mode Linux lacks.
 
 ``Rig`` boots a few and joins them by networks of their own; each runs
 commands through an agent. They have a kernel initiator, multipathd, device
-mapper, LVM, LIO, tgt and RDMA over Ethernet, and see the checkout read-only
+mapper, LIO and RDMA over Ethernet, and see the checkout read-only
 at its own path, with the virtual environment's packages.
 """

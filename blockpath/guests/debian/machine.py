@@ -27,8 +27,8 @@ from blockpath.machine import errors
 from blockpath.machine import wait
 from blockpath import paths
 
-#: Network cards of every guest; those without a cable have no link.
 QEMU = 'qemu-system-x86_64'
+#: Network cards of every guest; those without a cable have no link.
 CARDS = 3
 MEMORY_MIB = 1024
 CPUS = 2

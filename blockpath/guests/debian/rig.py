@@ -31,8 +31,8 @@ from blockpath.guests.debian import recipe
 from blockpath.guests.debian import snapshot
 from blockpath import paths
 
-#: In this order: the last number of their addresses, from 11 on.
 INITIATOR = 'initiator'
+#: In this order: the last number of their addresses, from 11 on.
 ROLES = ('storage', INITIATOR)
 NETWORKS = 3
 WAKE_S = 60.0

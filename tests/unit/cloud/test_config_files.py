@@ -210,13 +210,6 @@ class TestOwnFiles(RenderTest):
                 self.assertEqual(is_left, any(
                     re.match(pattern, device) for pattern in patterns))
 
-    def test_udev_opens_no_device_that_was_closed(self) -> None:
-        for host in topology.KERNELS:
-            [rule] = [line for line in self.own(
-                host, 'udev/rules.d/99-nowatch.rules').read_text().splitlines()
-                if not line.startswith('#')]
-            self.assertTrue(rule.endswith('OPTIONS:="nowatch"'), rule)
-
     def test_libvirt(self) -> None:
         for host in topology.COMPUTES:
             libvirtd = self.own(host, 'libvirt/libvirtd.conf').read_text()

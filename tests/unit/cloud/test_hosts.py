@@ -358,3 +358,27 @@ class TestNetwork(lab_base.LabTest):
         self.add_interface('tap1')
         wait.until(lambda: self.members() == {'vec2', 'tap0', 'tap1'},
                    'a new tap to join', 20)
+
+
+class TestRoom(lab_base.LabTest):
+
+    def test_room_for_the_memory(self) -> None:
+        needed = CMP1.memory + CMP2.memory << 20
+        for free, total in ((needed, needed), (needed, 4 * needed)):
+            self.room(free, total)
+            hosts.check_room(topology.COMPUTES)
+        self.room(needed - 1, 4 * needed)
+        error = self.assertRaises(errors.LabError, hosts.check_room,
+                                  topology.COMPUTES)
+        self.assertIn('which has 3071 MiB free', error.message)
+        # Of which the used part stays used.
+        self.assertIn(f'size={4 * 3072 + 1}M', error.message)
+
+    def room(self, free: int, total: int) -> None:
+        self.patch(hosts.shutil, 'disk_usage', lambda path: mock.Mock(
+            total=total, free=free))
+
+    def test_no_such_folder(self) -> None:
+        self.patch(hosts, '_MEMORY', '/no/such/folder')
+        error = self.assertRaises(errors.LabError, hosts.check_room, [CMP1])
+        self.assertIn('mount a tmpfs there', error.message)

@@ -261,6 +261,11 @@ class TestContent(UserlandTest):
                        'multipathd.service', 'iscsid.socket', 'ssh.service'):
             self.assertNotIn(needed, userland._MASKED)
 
+    def test_udev_watches_no_block_device(self) -> None:
+        [rules] = (self.prepare() / 'etc/udev/rules.d').iterdir()
+        self.assertIn('SUBSYSTEM=="block", OPTIONS:="nowatch"',
+                      rules.read_text())
+
     def test_first_process(self) -> None:
         init = self.prepare() / userland.INIT[1:]
         self.assertEqual(userland._INIT.read_text(), init.read_text())
