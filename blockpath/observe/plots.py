@@ -70,20 +70,20 @@ def rate(watcher: write_watcher.BaseWatcher, spans: Sequence[Span], rest: float
     figure = matplotlib.figure.Figure(figsize=(11, 3.6), dpi=110)
     axes = figure.subplots()
     axes.stairs(values, [edge - begin for edge in edges], baseline=None,
-                color='#1f5fa8', linewidth=1.0)
+                color='#1f5fa8', linewidth=0.7)
     for title, began, ended in spans:
         axes.axvspan(began - begin, ended - begin, facecolor='#fbe3c0',
                      edgecolor='white', zorder=0)
         longest = watcher.longest_stall(began, ended).seconds
         axes.annotate(
-            f'{title}\nlongest stall {_duration(longest)}, at rest '
-            f'{_duration(rest)}',
-            ((began + ended) / 2 - begin, 1.02), fontsize=8, rotation=28,
+            f'{title}: {_duration(longest)}',
+            ((began + ended) / 2 - begin, 1.02), fontsize=8, rotation=50,
             xycoords=axes.get_xaxis_transform(), rotation_mode='anchor')
     axes.set_ylim(0, 1.15 * max([1.0, *values]))
     axes.set_xlim(0, edges[-1] - begin)
     axes.grid(True, axis='y', linewidth=0.3)
-    axes.set_xlabel('s', fontsize=8)
+    axes.set_xlabel('s; above, each move with its longest stall, which is '
+                    f'{_duration(rest)} at rest', fontsize=8)
     axes.set_ylabel('writes per second', fontsize=8)
     axes.tick_params(labelsize=8)
     axes.spines[['top', 'right']].set_visible(False)

@@ -54,22 +54,22 @@ class PlotTest(lab_base.LabTest):
     def test_rate_names_each_move_and_its_stall(self) -> None:
         svg = plots.rate(self.watcher(2.2), self.spans(5), rest=0.012)
         for title, stall in (('move 1', 10), ('move 2', 500)):
-            self.assertIn(f'<!-- {title} -->\n', svg)
-            self.assertIn(f'<!-- longest stall {stall} ms, at rest 12 ms -->',
-                          svg)
+            self.assertIn(f'<!-- {title}: {stall} ms -->\n', svg)
+        self.assertIn('with its longest stall, which is 12 ms at rest -->',
+                      svg)
         self.assertIn('<!-- writes per second -->', svg)
 
     def test_rate_goes_on_where_the_guest_has_stopped(self) -> None:
         hung = self.watcher(seconds=3.0)
         svg = plots.rate(hung, [('hangs', BEGIN + 2, BEGIN + 122)], 0.01)
-        self.assertIn('<!-- longest stall 119 s, at rest 10 ms -->', svg)
+        self.assertIn('<!-- hangs: 119 s -->', svg)
         # A tick of the axis.
         self.assertIn('<!-- 120 -->', svg)
 
     def test_rate_of_a_guest_that_never_wrote(self) -> None:
         svg = plots.rate(self.watcher(seconds=0),
                          [('boots', BEGIN, BEGIN + 60)], 0.0)
-        self.assertIn('<!-- longest stall 60 s, at rest 0 ms -->', svg)
+        self.assertIn('<!-- boots: 60 s -->', svg)
 
     def test_moves_have_a_frame_each_and_no_other(self) -> None:
         for count in (1, 2, 7):
