@@ -47,6 +47,8 @@ CINDER = (r'cinder\.tests\.unit\.(?:message|targets|'
           r'volume\.(?!drivers\.|copier\.)|'
           r'volume\.drivers\.test_(?:lvm|rbd|nfs)|'
           r'test_(?:cleanable|image_utils|interface|volume))')
+#: Folders of tests that do not measure, of which two run at a time.
+_AT_ONCE = ('devstack', 'kernel')
 #: The steps that start and stop the lab of the steps between them.
 LAB_UP, LAB_DOWN = 'lab-up', 'lab-down'
 
@@ -167,14 +169,14 @@ def suites(under: tree_checks.Trees) -> Iterable[suite.Step]:
 def machine_tests() -> Iterable[suite.Step]:
     """Our tests that start guests and daemons: one at a time, for figures.
 
-    Those that only patch trees run two at a time.
+    Those that do not measure run two at a time.
     """
     for folder in sorted((paths.ROOT / 'tests').iterdir()):
         if (folder.name not in ('unit', 'releases') and
                 (folder / '__init__.py').exists()):
             yield suite.Step(folder.name, suite.stestr(
                 paths.ROOT, folder.name, test_path=f'./tests/{folder.name}',
-                workers=2 if folder.name == 'devstack' else 1))
+                workers=2 if folder.name in _AT_ONCE else 1))
 
 
 def new_tests(under: tree_checks.Trees, tree: str) -> Iterable[suite.Step]:
