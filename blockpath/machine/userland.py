@@ -64,9 +64,9 @@ _MASKED = (
     'dev-hugepages.mount', 'dev-mqueue.mount', 'libvirt-guests.service',
     'open-iscsi.service', 'virtlockd.socket', 'virtlockd-admin.socket',
     'tgt.service')
-#: With a watch, udev opens a device that was closed after a write. A host takes
-#: most of a second for that, multipath -f refuses the map meanwhile, and
-#: os-brick waits for a minute before it tries again.
+#: With a watch, udev opens a device that was closed after a write. A host
+#: takes most of a second for that, multipath -f refuses the map meanwhile,
+#: and os-brick waits for a minute before it tries again.
 _UDEV_RULE = 'ACTION!="remove", SUBSYSTEM=="block", OPTIONS:="nowatch"\n'
 #: Documentation is a third of what would be unpacked.
 _LEFT_OUT = ('/usr/share/man/*', '/usr/share/doc/*', '/usr/share/locale/*',
