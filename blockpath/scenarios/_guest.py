@@ -54,10 +54,10 @@ def place_checks(title: str, host: str) -> list[str]:
     """Name the checks of :meth:`Guest.check_place`."""
     return [f'{title}: the guest runs on {host}',
             f'{title}: only {host} is logged in',
-            f'{title}: only {host} has secrets, those of QEMU\'s volumes',
+            f'{title}: only {host} has secrets, for QEMU\'s volumes alone',
             f'{title}: the volumes are mapped to {host} only',
-            f'{title}: the devices on {host} are those of the guest',
-            f'{title}: there is no device on {other(host)}',
+            f'{title}: {host} has exactly the guest\'s devices',
+            f'{title}: {other(host)} has no devices',
             f'{title}: libvirt keeps the configuration that runs']
 
 
@@ -213,7 +213,7 @@ class Guest:
             len(sessions[here]) == 1 and not sessions[there],
             ', '.join(sessions[here]))
         self.report.check(
-            f'{title}: only {here} has secrets, those of QEMU\'s volumes',
+            f'{title}: only {here} has secrets, for QEMU\'s volumes alone',
             self._secrets(here) == self._with_secrets() and
             not self._secrets(there))
         self.report.check(
@@ -224,10 +224,10 @@ class Guest:
         found = {kind: len(names) for kind, names in
                  lab.hosts.leftovers(here).items()}
         self.report.check(
-            f'{title}: the devices on {here} are those of the guest',
+            f'{title}: {here} has exactly the guest\'s devices',
             found == self.expected_devices(), _counts(found))
         left = lab.hosts.leftovers(there)
-        self.report.check(f'{title}: there is no device on {there}',
+        self.report.check(f'{title}: {there} has no devices',
                           not left, str(left or ''))
         self.report.check(
             f'{title}: libvirt keeps the configuration that runs',

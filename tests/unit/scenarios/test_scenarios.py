@@ -410,7 +410,7 @@ class DemoTest(PlayTestCase):
         self.assertIn('records arrived, intact and in order.',
                       report.summary)
         for attempt in demo.PLAN:
-            self.assertIn(f'<!-- {attempt.title} -->',
+            self.assertIn(f'<!-- {attempt.title}: ',
                           report.plot.replace('&#39;', "'"))
         diffs = {diff.title.rpartition(', ')[2]: diff.lines
                  for diff in report.diffs}
@@ -452,7 +452,7 @@ class DemoTest(PlayTestCase):
                       report.headline)
         self.assertIn('of 10 records arrived', report.headline)
         # The earlier moves are on the page.
-        self.assertIn('<!-- host: B to A -->', report.plot)
+        self.assertIn('<!-- host: B to A: ', report.plot)
         self.assertIn('2 live migrations between', report.summary)
 
     def test_a_guest_that_panics(self) -> None:
@@ -484,7 +484,7 @@ class DemoTest(PlayTestCase):
     def test_devices_that_stay(self) -> None:
         self.lab.hosts.stays = 'host'
         report = self.play_demo()
-        self.assertIn('host: A to B: there is no device on cmp1',
+        self.assertIn('host: A to B: cmp1 has no devices',
                       report.tally.failed)
         self.assertIn('deleted: no secret, domain, device or mapping is left',
                       report.tally.failed)
