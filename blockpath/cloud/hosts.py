@@ -50,7 +50,7 @@ _PROGRAMS = ('nova', 'cinder', 'os-brick')
 def prepare(say: userland.Say) -> None:
     """Make all that hosts boot from, unless it is there.
 
-    :raises LabError: it cannot be made, or there is no room to run it
+    :raises LabError: it cannot be made, or the hosts' memory has no room
     """
     check_room(topology.KERNELS)
     found = kernel.prepare(KERNELS, say)
@@ -118,7 +118,7 @@ def _setup(site: topology.Site, host: topology.KernelHost,
         known = site.cache / 'libvirt' / f'{host.name}-{host.suite}'
         shares |= {str(folder / 'nova'): NOVA,
                    str(logs / 'libvirt'): '/var/log/libvirt',
-                   # What libvirt found out about QEMU stays true.
+                   # libvirt's knowledge of QEMU stays true.
                    str(known): '/var/cache/libvirt'}
     return kernel_host.Setup(
         host.name, root, host.memory, folder / 'root', networks, shares,
@@ -180,26 +180,20 @@ def boot(site: topology.Site, host: topology.KernelHost,
                         *setup.command(found.binary, site.sockets / 'uml')],
             {'PATH': '/usr/sbin:/usr/bin:/sbin:/bin',
              'HOME': str(site.sockets)})
-    except errors.ServiceDied as exc:
-        raise _name_panic(exc, site.log / f'{host.name}.log') from None
+    except errors.ServiceDied:
+        raise kernel_host.explain_end(
+            host.name, site.log / f'{host.name}.log') from None
     remote = shell(site, host)
 
     def is_up() -> bool:
-        try:
-            process.check()
-        except errors.ServiceDied as exc:
-            raise _name_panic(exc, pathlib.Path(process.log)) from None
+        if not process.alive:
+            raise kernel_host.explain_end(host.name,
+                                          pathlib.Path(process.log))
         state = remote.run(['systemctl', 'is-system-running', '--wait'])
         return state.stdout.strip() in ('running', 'degraded')
 
     wait.until(is_up, f'host {host.name} to start (its log is '
                f'{process.log})', kernel_host.BOOT, 0.3)
-
-
-def _name_panic(died: errors.ServiceDied,
-                log: pathlib.Path) -> errors.ServiceDied:
-    said = kernel_host.panic(log)
-    return errors.ServiceDied(died.name, log, [said]) if said else died
 
 
 def is_up(name: str, records: processes.Records) -> bool:

@@ -19,7 +19,7 @@ class LabError(errors.BlockpathError):
 
 
 class ServiceDied(LabError):
-    """A process of the lab ended by itself.
+    """A process of the lab ended unexpectedly.
 
     :param name: the service.
     :param log: path of its log.
@@ -29,9 +29,9 @@ class ServiceDied(LabError):
     def __init__(self, name: str, log: object, lines: list[str]) -> None:
         shown = '\n'.join('    ' + line for line in lines)
         super().__init__(
-            f'{name} ended by itself; its log is {log}, which ends with:\n'
+            f'{name} ended unexpectedly; its log is {log}, which ends with:\n'
             f'{shown}' if lines else
-            f'{name} ended by itself and logged nothing to {log}')
+            f'{name} ended unexpectedly and logged nothing to {log}')
         self.name = name
 
 

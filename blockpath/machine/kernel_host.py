@@ -150,6 +150,13 @@ def panic(log: pathlib.Path) -> str:
     return found[-1] if found else ''
 
 
+def explain_end(name: str, log: pathlib.Path) -> errors.ServiceDied:
+    """Return the error for a host that ended, with its kernel's reason."""
+    said = panic(log)
+    return errors.ServiceDied(name, log,
+                              [said] if said else processes.tail(log))
+
+
 @dataclasses.dataclass(frozen=True)
 class Shell:
     """Runs commands on a host, by ssh.

@@ -143,13 +143,10 @@ class Host:
         # The connection ends a little before the kernel does.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._kernel.wait(2)
-        lines = processes.tail(self._log)
         if self._kernel.poll() is None:
             return errors.ServiceDied(f'the Python server of host {self.name}',
-                                      self._log, lines)
-        said = kernel_host.panic(self._log)
-        return errors.ServiceDied(f'host {self.name}', self._log,
-                                  [said, *lines] if said else lines)
+                                      self._log, processes.tail(self._log))
+        return kernel_host.explain_end(f'host {self.name}', self._log)
 
     def wait_until_up(self) -> None:
         """Wait for the host's initiator and multipathd.

@@ -116,7 +116,7 @@ class TestCluster(testtools.TestCase):
             self.assertEqual(0, held.allocated(volume))
             held.write(volume, mib=8)
             self.assertEqual(digest, held.sha256(volume))
-            # What is in it, and the rest of each object.
+            # The data, and the rest of each object.
             self.assertTrue(9 << 20 < held.allocated(volume) < 33 << 20)
             self.assertEqual({'rbd2/volume-rbd2'}, held.names())
             with testtools.ExpectedException(errors.LabError,
@@ -134,6 +134,6 @@ class TestCluster(testtools.TestCase):
             cluster = ceph.Cluster(self.folder, port=port, size=8 << 30)
             self.addCleanup(cluster.wipe)
             error = self.assertRaises(errors.ServiceDied, cluster.__enter__)
-        self.assertIn('ceph-mon ended by itself', str(error))
+        self.assertIn('ceph-mon ended unexpectedly', str(error))
         self.assertIn('Address already in use', str(error))
         self.assertEqual({}, cluster.pids())

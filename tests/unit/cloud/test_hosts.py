@@ -134,7 +134,7 @@ class TestConfigure(HostsTest):
                 self.assertEqual(folder, shared[folder])
         for target in (hosts.NOVA, '/var/log/libvirt', '/var/cache/libvirt'):
             self.assertNotIn(target, found[STORAGE])
-            # What a host writes must not be another's.
+            # No host writes to another's folder.
             self.assertNotEqual(found[CMP1][target], found[CMP2][target])
         log = pathlib.Path(found[CMP1]['/var/log/libvirt'])
         self.assertTrue(log.is_relative_to(self.site.log))
@@ -194,7 +194,7 @@ class TestBoot(HostsTest):
     def fail_to_boot(self, behaviour: str) -> str:
         self.fake.cut_off(CMP1.address)
         error = self.assertRaises(errors.ServiceDied, self.boot, behaviour)
-        self.assertIn('cmp1 ended by itself', error.message)
+        self.assertIn('cmp1 ended unexpectedly', error.message)
         self.assertIn(str(self.site.log / 'cmp1.log'), error.message)
         return error.message
 
@@ -354,7 +354,7 @@ class TestNetwork(lab_base.LabTest):
         # It has a child, which systemd ends with it.
         self.addCleanup(os.killpg, process.pid, signal.SIGKILL)
         wait.until(lambda: self.members() == {'vec2', 'tap0'},
-                   'a tap that was there to join', 20)
+                   'the first tap to join', 20)
         self.add_interface('tap1')
         wait.until(lambda: self.members() == {'vec2', 'tap0', 'tap1'},
                    'a new tap to join', 20)
