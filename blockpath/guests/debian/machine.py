@@ -169,10 +169,6 @@ class Machine:
                                   f'{status.get("error-desc", "no reason")}')
         return status['status'] == 'completed'
 
-    def link(self, card: int, up: bool) -> None:
-        """Plug the cable of a network card in, or pull it."""
-        self.qmp('set_link', name=f'card{card}', up=up)
-
     def close(self) -> None:
         """End it, as if its power was cut."""
         self.process.kill()

@@ -20,10 +20,8 @@ PYTHON = (3, 11)
 KERNEL = 'linux-image-amd64'
 PACKAGES = (
     'dbus', 'ibverbs-providers', 'ibverbs-utils', 'iproute2', 'iputils-ping',
-    'kmod', 'libiscsi-bin', 'lsscsi', 'lvm2', 'multipath-tools',
-    'nftables', 'open-iscsi', 'procps', 'python3', 'qemu-block-extra',
-    'qemu-utils', 'rdma-core', 'sg3-utils', 'sudo', 'systemd-sysv',
-    'targetcli-fb', 'tgt', 'udev')
+    'kmod', 'lsscsi', 'multipath-tools', 'open-iscsi', 'procps', 'python3',
+    'rdma-core', 'sg3-utils', 'sudo', 'systemd-sysv', 'targetcli-fb', 'udev')
 #: Loaded to reach the root file system, with what they depend on.
 BOOT_MODULES = ('virtio_pci', 'virtio_blk', 'ext4')
 #: Folders of drivers that no guest has the hardware for.
@@ -35,11 +33,11 @@ DRIVERS = frozenset((
 MASKED = (
     'apt-daily.timer', 'apt-daily-upgrade.timer', 'dpkg-db-backup.timer',
     'e2scrub_reap.service', 'fstrim.timer', 'getty@tty1.service',
-    'lvm2-lvmpolld.socket', 'lvm2-monitor.service', 'rdma-ndd.service',
+    'rdma-ndd.service',
     'rtslib-fb-targetctl.service', 'serial-getty@ttyS0.service',
     'systemd-networkd.service', 'systemd-random-seed.service',
     'systemd-resolved.service', 'systemd-timesyncd.service',
-    'systemd-update-utmp.service', 'tgt.service')
+    'systemd-update-utmp.service')
 IMAGE_BYTES = 2 << 30
 
 FILES = pathlib.Path(__file__).parent / 'files'

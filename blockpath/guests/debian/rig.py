@@ -30,6 +30,7 @@ from blockpath.guests.debian import machine
 from blockpath.guests.debian import recipe
 from blockpath.guests.debian import snapshot
 from blockpath import paths
+from blockpath.testbed import agent as testbed_agent
 
 INITIATOR = 'initiator'
 #: In this order: the last number of their addresses, from 11 on.
@@ -68,7 +69,7 @@ class Guest:
         """
         return self.agent.start(*argv, **options).wait()
 
-    def result(self, *argv: str, **options: Any) -> agent.Result:
+    def result(self, *argv: str, **options: Any) -> testbed_agent.Result:
         """Run a command to its end, whatever that is."""
         return self.agent.start(*argv, **options).result()
 
@@ -76,23 +77,15 @@ class Guest:
         """The same of a few lines for bash, the first error ending it."""
         return self.run('bash', '-euc', script, **options)
 
-    def start_call(self, function: str, *args: Any, timeout: float =
-                   agent.TIMEOUT_S, **kwargs: Any) -> agent.Call:
-        """Begin what ``call`` does, to be waited for, or killed."""
-        return self.agent.call(function, args, kwargs, timeout)
-
-    def call(self, function: str, *args: Any, **kwargs: Any) -> Any:
+    def call(self, function: str, *args: Any,
+             timeout: float = agent.TIMEOUT_S, **kwargs: Any) -> Any:
         """Call ``module:function`` of the checkout in the guest.
 
         Arguments and what it returns go through JSON.
 
         :raises CallFailed: it raised; with the traceback.
         """
-        return self.start_call(function, *args, **kwargs).wait()
-
-    def link(self, network: int, up: bool) -> None:
-        """Plug its cable to a network in, or pull it."""
-        self.machine.link(network, up)
+        return self.agent.call(function, args, kwargs, timeout)
 
     def set_up(self, modules: Sequence[str]) -> None:
         """Give it a name, addresses, the checkout and a Python server."""

@@ -27,9 +27,9 @@ from blockpath.guests.tiny import tools
 BOOT_S = 240.0
 #: Loaded before a guest is kept.
 MODULES = (
-    '9p', '9pnet_virtio', 'dm_multipath', 'dm_round_robin', 'dm_snapshot',
-    'ib_iser', 'ib_isert', 'iscsi_target_mod', 'iscsi_tcp', 'nf_tables',
-    'rdma_rxe', 'rdma_ucm', 'scsi_dh_alua', 'sd_mod', 'sg',
+    '9p', '9pnet_virtio', 'dm_multipath', 'dm_round_robin', 'ib_iser',
+    'ib_isert', 'iscsi_target_mod', 'iscsi_tcp', 'rdma_rxe', 'rdma_ucm',
+    'scsi_dh_alua', 'sd_mod', 'sg',
     'target_core_file', 'target_core_iblock', 'virtio_net')
 
 

@@ -18,9 +18,7 @@ run     argv, stdin, env, timeout (s) -> code, stdout, stderr. Text is UTF-8;
         a code below zero is a signal's number, and None is the time-out.
 call    function, args, kwargs, timeout (s) -> pid, and answer and log, see
         ``server.py``; answer is empty when the call was killed.
-signal  of, number: to the process group of the run or call with this id.
 wake    time (s since the epoch), seed (hexadecimal): after a snapshot.
-env     env: for all later runs.
 """
 
 import fcntl
@@ -45,7 +43,6 @@ class Agent:
         #: A descriptor: such a port can be opened only once.
         self.port = port
         self.lock = threading.Lock()
-        self.running: dict[int, int] = {}
         self.env = {'PATH': '/usr/local/sbin:/usr/local/bin:/usr/sbin:'
                             '/usr/bin:/sbin:/bin',
                     'HOME': '/root', 'LC_ALL': 'C.UTF-8'}
@@ -76,7 +73,6 @@ class Agent:
             request['argv'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, start_new_session=True,
             env=self.env | request.get('env', {}))
-        self.running[request['id']] = process.pid
         text = request.get('stdin', '').encode()
         timed_out = False
         try:
@@ -85,8 +81,6 @@ class Agent:
             timed_out = True
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
-        finally:
-            del self.running[request['id']]
         return {'code': None if timed_out else process.returncode,
                 'stdout': out.decode(errors='replace'),
                 'stderr': err.decode(errors='replace')}
@@ -100,37 +94,24 @@ class Agent:
             stream = connection.makefile('rw')
             stream.write(json.dumps(request) + '\n')
             stream.flush()
-            pid = self.running[request['id']] = int(stream.readline())
+            pid = int(stream.readline())
             connection.settimeout(request['timeout'])
             try:
                 answer = stream.readline()
             except TimeoutError:
                 os.killpg(pid, signal.SIGKILL)
                 answer = ''
-            finally:
-                del self.running[request['id']]
         path = f'/run/rig/log.{pid}'
         with open(path, errors='replace') as log:
             text = log.read()
         os.unlink(path)
         return {'pid': pid, 'answer': answer, 'log': text}
 
-    def do_signal(self, request: dict[str, Any]) -> dict[str, Any]:
-        pid = self.running.get(request['of'])
-        if pid is None:
-            return {'sent': False}
-        os.killpg(pid, request['number'])
-        return {'sent': True}
-
     def do_wake(self, request: dict[str, Any]) -> dict[str, Any]:
         time.clock_settime(time.CLOCK_REALTIME, request['time'])
         with open('/dev/urandom', 'wb', buffering=0) as pool:
             pool.write(bytes.fromhex(request['seed']))
             fcntl.ioctl(pool, RNDRESEEDCRNG)
-        return {}
-
-    def do_env(self, request: dict[str, Any]) -> dict[str, Any]:
-        self.env |= request['env']
         return {}
 
 

@@ -23,13 +23,12 @@ and prints goes to ``/run/rig/log.<process id>``.
 
 import importlib
 import json
-import logging
 import os
 import signal
 import socket
 import sys
-import traceback
-from typing import Any
+
+from blockpath.testbed import server as testbed_server
 
 CALLS = '/run/rig/python'
 
@@ -62,22 +61,9 @@ def serve(connection: socket.socket) -> None:
     stream = connection.makefile('rw')
     request = json.loads(stream.readline())
     print(os.getpid(), file=stream, flush=True)
-    answer = call(request)
+    answer = testbed_server.call(request)
     sys.stdout.flush()
     print(json.dumps(answer), file=stream, flush=True)
-
-
-def call(request: dict[str, Any]) -> dict[str, Any]:
-    logging.basicConfig(level=logging.DEBUG, force=True)
-    try:
-        module, name = request['function'].split(':')
-        function = getattr(importlib.import_module(module), name)
-        answer = {'value': function(*request['args'], **request['kwargs'])}
-        json.dumps(answer)
-        return answer
-    except Exception as error:
-        return {'raised': type(error).__name__,
-                'traceback': traceback.format_exc()}
 
 
 if __name__ == '__main__':
