@@ -252,7 +252,7 @@ class Holdings:
         """Compute how much a volume's backend may allocate for extents.
 
         LVM allocates chunks of its pool. Ceph keeps an object from its
-        beginning to the last byte that is written.
+        beginning to its last written byte.
 
         :param unit: bytes; whatever writes the extents leaves out whole
             units of zeros only

@@ -185,7 +185,7 @@ class KernelTestCase(testtools.TestCase):
         self.assertEqual(written, self.outside('digest', backing, DATA_MIB))
 
     def paths(self, state: str, count: int) -> str:
-        """Return a script that succeeds if so many paths have a state."""
+        """Return a script that succeeds if ``count`` paths have a state."""
         return ('test $(/usr/sbin/multipathd show paths raw format "%t" | '
                 f'grep -c {state}) = {count}')
 
