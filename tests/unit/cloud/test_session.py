@@ -27,7 +27,9 @@ import lxml.html
 
 from blockpath.bench import cli as bench_cli
 from blockpath.bench import targets
+from blockpath.cloud import lifecycle
 from blockpath.cloud import session
+from blockpath.cloud import start
 from blockpath import lab_cli
 from blockpath.machine import errors
 from blockpath.machine import topology
@@ -253,3 +255,32 @@ class BenchTest(EndTestCase):
         self.patch(os, 'geteuid', lambda: 1000)
         self.assertEqual(1, self.run_bench(passes).exit_code)
         self.assertFalse(self.build.exists())
+
+
+class RunningTest(lab_base.LabTest):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.started: list[topology.Site] = []
+        self.patch(session.topology, 'Site', lambda: self.site)
+        self.patch(start, 'up', lambda site, output: self.start(site))
+
+    def start(self, site: topology.Site) -> bool:
+        self.started.append(site)
+        raise errors.LabError('no memory')
+
+    def test_a_second_scenario_is_refused_before_it_starts_a_lab(self) -> None:
+        output: Any = None
+        with lifecycle.playing(self.site):
+            error = self.assertRaises(errors.LabError,
+                                      session.running(output).__enter__)
+        self.assertIn('another scenario or bench runs', error.message)
+        self.assertEqual([], self.started)
+
+    def test_a_start_that_fails_leaves_the_lab_to_others(self) -> None:
+        output: Any = None
+        error = self.assertRaises(errors.LabError,
+                                  session.running(output).__enter__)
+        self.assertEqual('no memory', error.message)
+        with lifecycle.playing(self.site):
+            pass
